@@ -1,0 +1,133 @@
+"""Results: the figures of a run beside the published ones, as ``results.json`` and as a table."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..protocols.intervals import mean_interval
+
+_PACKAGES = ("memreplay", "torch", "torchvision", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: a mean over seeds with its 95 % interval, beside what was published.
+
+    Attributes:
+        name: of the method or setting.
+        metric: what was measured.
+        ours: mean over the seeds.
+        ci95: half the width of the interval (Student t); None for a single seed.
+        seeds: how many.
+        published: the figure to compare with, or None.
+    """
+
+    name: str
+    metric: str
+    ours: float
+    ci95: float | None
+    seeds: int
+    published: float | None = None
+
+
+class Results:
+    """What a recipe found.
+
+    Args:
+        recipe: its name, as in ``memreplay reproduce``.
+        config: what was run, JSON-able.
+
+    >>> results = Results("demo")
+    >>> results.add("ER", "accuracy", [80.0, 81.0, 82.0], published=80.43)
+    >>> results.rows[0].ours
+    81.0
+    """
+
+    def __init__(self, recipe: str, config: Mapping[str, Any] | None = None) -> None:
+        self.recipe = recipe
+        self.config = dict(config or {})
+        self.rows: list[Row] = []
+        self.memory_bytes = 0
+        self._began = time.perf_counter()
+
+    def add(self, name: str, metric: str, values: Sequence[float], published: float | None = None) -> None:
+        """Adds the figure of ``name``, one value per seed."""
+        interval = mean_interval(values)
+        ci95 = None if math.isnan(interval.half_width) else interval.half_width
+        self.rows.append(Row(name, metric, interval.mean, ci95, interval.n, published))
+
+    def as_dict(self) -> dict[str, Any]:
+        """What is written to ``results.json``."""
+        return {
+            "recipe": self.recipe,
+            "rows": [vars(row) for row in self.rows],
+            "seconds": round(time.perf_counter() - self._began, 1),
+            "memory_bytes": self.memory_bytes,
+            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
+            "versions": {"python": platform.python_version(), **dict(_versions())},
+            "config": self.config,
+        }
+
+    def save(self, folder: str | Path) -> Path:
+        """Writes ``results.json`` into ``folder``, in one step; returns its path."""
+        path = Path(folder, "results.json")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        return path
+
+    def print(self, decimals: int = 2) -> None:
+        """Prints a line per name and a column per metric; with published figures, those and the difference as well."""
+        from rich.console import Console
+        from rich.table import Table
+
+        metrics = list(dict.fromkeys(row.metric for row in self.rows))
+        compare = any(row.published is not None for row in self.rows)
+        table = Table(title=self.recipe, title_justify="left")
+        table.add_column("")
+        for metric in metrics:
+            for heading in (metric, "published", "difference") if compare else (metric,):
+                table.add_column(heading, justify="right")
+        for name in dict.fromkeys(row.name for row in self.rows):
+            cells = [name]
+            for metric in metrics:
+                row = next((row for row in self.rows if (row.name, row.metric) == (name, metric)), None)
+                cells.append("" if row is None else _with_interval(row, decimals))
+                if compare:
+                    published = None if row is None else row.published
+                    cells.append("" if published is None else f"{published:.{decimals}f}")
+                    cells.append("" if row is None or published is None else f"{row.ours - published:+.{decimals}f}")
+            table.add_row(*cells)
+        Console().print(table)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A draft beside ``path`` that takes its place once it is written."""
+    draft = path.with_name(f"{path.name}.draft")
+    yield draft
+    os.replace(draft, path)
+
+
+def _with_interval(row: Row, decimals: int) -> str:
+    return f"{row.ours:.{decimals}f}" + ("" if row.ci95 is None else f" ± {row.ci95:.{decimals}f}")
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

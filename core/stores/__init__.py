@@ -1,0 +1,22 @@
+"""Stores: where experience lives, and what is kept."""
+
+from .calibration import Calibrated, tukey
+from .columns import BFloat16, ColumnKind, Growable, Half, Plain, Quantized, Ragged
+from .gaussian import GaussianStore
+from .rows import Rows
+from .store import Store
+
+__all__ = [
+    "BFloat16",
+    "Calibrated",
+    "ColumnKind",
+    "GaussianStore",
+    "Growable",
+    "Half",
+    "Plain",
+    "Quantized",
+    "Ragged",
+    "Rows",
+    "Store",
+    "tukey",
+]

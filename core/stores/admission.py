@@ -1,0 +1,560 @@
+"""Admission: which rows of a stream stay when every row has a key and the highest keys win.
+
+The books of a keyed store. Each *stream* (the whole store, or one class of a balanced store) keeps its rows with the
+highest keys. What was lost is known by one number, the stream's *threshold*: no lost row has a key above it. It never
+falls, so slots that are freed later are refilled only with keys above it, and the rows held stay what they were: the
+rows of the stream whose keys exceed the threshold.
+
+Where keys are ``-Exp(1) / weight`` (`Reservoir`, `WeightedReservoir`), no key is drawn for rows that would lose. A
+unit Poisson process over (weight seen so far) x (height) has the same law: the key of a row is minus the lowest height
+above its stretch of weight. Only points lower than ``-threshold`` matter, and those are drawn ahead in blocks; rows
+between two points cost one comparison. This is the exponential jump of Efraimidis & Spirakis (A-ExpJ, Information
+Processing Letters 97, 2006) and, for equal weights, that of Li (Algorithm L, ACM TOMS 20, 1994), drawn many at a time.
+Everything happens in stream order, so the result does not depend on how the stream was cut into batches.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_left, insort
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+_NONE = np.empty(0)
+
+
+class Uniforms:
+    """Uniform float64 numbers in [0, 1), drawn from a generator in blocks and handed out in order."""
+
+    block = 1024
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator = generator
+        self._values: NDArray[np.float64] = _NONE
+        self._at = 0
+        self._state = generator.get_state()
+
+    def take(self, n: int) -> NDArray[np.float64]:
+        """The next ``n`` numbers."""
+        if self._at + n <= len(self._values):
+            self._at += n
+            return self._values[self._at - n : self._at]
+        head = self._values[self._at :]
+        n -= len(head)
+        whole = n - n % self.block
+        parts = [head, self._draw(whole)]
+        self._state = self.generator.get_state()
+        self._values = self._draw(self.block) if n > whole else _NONE
+        self._at = n - whole
+        return np.concatenate([*parts, self._values[: self._at]])
+
+    def _draw(self, n: int) -> NDArray[np.float64]:
+        values: NDArray[np.float64] = torch.rand(n, dtype=torch.float64, generator=self.generator).numpy()
+        return values
+
+    def state(self) -> tuple[Tensor, Tensor, int]:
+        """The generator's state now and before the current block, and the position in the block; 0 if it is used up."""
+        now = self.generator.get_state()
+        return (now, self._state.clone(), self._at) if self._at < len(self._values) else (now, now.clone(), 0)
+
+    def restore(self, now: Tensor, before: Tensor, at: int) -> None:
+        """Continues where `state` was taken."""
+        self.generator.set_state(before)
+        self._state, self._values, self._at = before.clone(), _NONE, 0
+        if at:
+            self._values, self._at = self._draw(self.block), at
+        self.generator.set_state(now)  # others may have used it since the block was drawn
+
+
+class Stream:
+    """One competition: the rows of a store, or of one class of it."""
+
+    __slots__ = ("bound", "count", "cursor", "heights", "label", "mass", "next", "order", "points", "pool", "threshold")
+
+    def __init__(self, label: int, order: int) -> None:
+        self.label = label
+        self.order = order  # in which streams appeared; decides between streams of equal size
+        self.count = 0  # rows held
+        self.mass = 0.0  # weight seen; for equal weights the number of rows
+        self.threshold = -math.inf  # no row that was lost had a key above this
+        self.points: list[float] = []  # where on the weight axis the points drawn ahead lie, rising
+        self.heights: list[float] = []  # and how high
+        self.cursor = 0  # the first of them not used yet
+        self.next = -math.inf  # where that one lies; -inf while none are drawn
+        self.pool: list[tuple[float, int, int]] = []  # (-key, id, slot) of rows to go, the next to go last
+        self.bound = math.inf  # rows whose -key is at or above this are all in the pool
+
+
+class Accepted(NamedTuple):
+    """Rows of a batch that stay, and the slots they take, in the same order.
+
+    ``contiguous`` says that both are ranges that rise by one.
+    """
+
+    rows: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    contiguous: bool
+
+
+class Admission:
+    """Ids, keys and ranks of the rows that a store holds, and the competition for its slots.
+
+    The rows held occupy the slots ``0 .. size - 1``.
+
+    Args:
+        capacity: rows the store can hold.
+        generator: for the keys.
+        grouped: whether every label has a stream of its own.
+    """
+
+    def __init__(self, capacity: int, generator: torch.Generator, grouped: bool) -> None:
+        self.capacity = capacity
+        self.grouped = grouped
+        self.uniforms = Uniforms(generator)
+        self.size = 0
+        self.seen = 0
+        self.ids = np.empty(capacity, np.int64)
+        self.keys = np.empty(capacity, np.float64)
+        self.ranks = np.empty(capacity, np.int64)
+        self.labels = np.empty(capacity if grouped else 0, np.int64)
+        self.streams: dict[int, Stream] = {}
+        if not grouped:
+            self._stream(0)
+        self._sizes: list[tuple[int, int, int]] = []  # heap of (-count, order, label); stale entries are skipped
+        self._slots: list[int] = []  # what the rows of the batch at hand have won, not yet in the books
+        self._rows: list[int] = []
+        self._heights: list[float] = []
+        self._labels: list[int] = []
+        self._accepted: dict[int, int] = {}  # slot: row, of the batch at hand
+
+    def candidates(self, n: int) -> list[int] | None:
+        """Rows of the next ``n``, of equal weight, that may be kept (duplicates possible); None stands for all."""
+        if self.grouped:
+            return None
+        stream = self.streams[0]
+        end = stream.mass + n
+        if stream.next >= end:
+            return []
+        if stream.next == -math.inf or stream.points[-1] < end:
+            return None
+        stop = bisect_left(stream.points, end, stream.cursor)
+        return [int(point - stream.mass) for point in stream.points[stream.cursor : stop]]
+
+    def pass_by(self, n: int) -> None:
+        """The next ``n`` rows, of equal weight, are none of the `candidates`."""
+        self.streams[0].mass += n
+        self.seen += n
+
+    def offer(
+        self,
+        n: int,
+        labels: Sequence[int] | None = None,
+        weights: NDArray[np.float64] | None = None,
+        keys: NDArray[np.float64] | None = None,
+    ) -> Accepted:
+        """The next ``n`` rows of the stream compete, and what they win is entered in the books.
+
+        Args:
+            labels: the stream of each row, when grouped.
+            weights: of each row, not negative; equal if None. A row without weight is never kept.
+            keys: of each row, (n,); None draws them by jumps.
+        """
+        filled = 0
+        if keys is not None:
+            self._offer_keys(keys, labels)
+        elif labels is not None or weights is not None:
+            self._offer_one_by_one([0] * n if labels is None else labels, weights)
+        else:
+            filled = self._offer_equal(n)
+        self._write()
+        n_accepted = len(self._accepted)
+        slots = np.fromiter(self._accepted, np.int64, n_accepted)
+        rows = np.fromiter(self._accepted.values(), np.int64, n_accepted)
+        self._accepted = {}
+        self.seen += n
+        return Accepted(rows, slots, contiguous=filled == n_accepted)
+
+    def _offer_keys(self, keys: NDArray[np.float64], labels: Sequence[int] | None) -> None:
+        if labels is not None:
+            for row, (label, key) in enumerate(zip(labels, keys.tolist(), strict=True)):
+                self._enter(self._stream(label), row, -key)
+            return
+        stream = self.streams[0]
+        bar = stream.threshold
+        if self.size == self.capacity:
+            bar = max(bar, -self._worst(stream)[0])
+        hopeful = keys > bar
+        rows = np.flatnonzero(hopeful)
+        self._enter_all(stream, rows.tolist(), (-keys[rows]).tolist())
+        if len(rows) < len(keys):
+            stream.threshold = max(stream.threshold, float(keys[~hopeful].max()))
+
+    def _offer_equal(self, n: int) -> int:
+        """Rows of equal weight in one stream; returns how many went into free slots in one piece."""
+        stream = self.streams[0]
+        start, end, filled = int(stream.mass), stream.mass + n, 0
+        if stream.next == -math.inf:
+            if stream.threshold == -math.inf:
+                filled = min(self.capacity - self.size, n)
+                self._fill(stream, filled)
+            if filled < n:
+                self._draw_points(stream)
+        while filled < n and stream.next < end:
+            points, heights = stream.points, stream.heights
+            # a row is known when the block reaches beyond it
+            known = min(end, math.floor(points[-1]))
+            stop = bisect_left(points, known, stream.cursor)
+            rows: list[int] = []
+            lowest: list[float] = []
+            last = -1
+            for point, height in zip(points[stream.cursor : stop], heights[stream.cursor : stop], strict=True):
+                row = int(point) - start
+                if row != last:
+                    rows.append(row)
+                    lowest.append(height)
+                    last = row
+                elif height < lowest[-1]:
+                    lowest[-1] = height
+            stream.cursor, stream.next = stop, points[stop]
+            self._enter_all(stream, rows, lowest)
+            if known < end:
+                row_end = known + 1.0
+                self._enter(stream, int(known) - start, self._lowest(stream, row_end))
+        stream.mass = end
+        return filled
+
+    def _fill(self, stream: Stream, n: int) -> None:
+        """The first ``n`` rows of the batch into free slots: nothing was ever lost, so every row has its own key."""
+        slots = slice(self.size, self.size + n)
+        self.keys[slots] = np.log1p(-self.uniforms.take(n))
+        self.ids[slots] = np.arange(self.seen, self.seen + n)
+        self.ranks[slots] = -1
+        self._accepted.update(zip(range(slots.start, slots.stop), range(n), strict=True))
+        self.size += n
+        stream.count += n
+        stream.mass += n
+
+    def _offer_one_by_one(self, labels: Sequence[int], weights: NDArray[np.float64] | None) -> None:
+        rows: Iterable[int] = range(len(labels))
+        if weights is None:
+            active = set()
+            for label, n in Counter(labels).items():
+                stream = self._stream(label)
+                if stream.next < stream.mass + n:
+                    active.add(label)
+                else:
+                    stream.mass += n
+            if not active:
+                return
+            rows = [row for row in rows if labels[row] in active]
+        for row in rows:
+            stream = self.streams.get(labels[row]) or self._stream(labels[row])
+            weight = 1.0 if weights is None else float(weights[row])
+            end = stream.mass + weight
+            if stream.next < end and weight:
+                if stream.threshold == -math.inf:
+                    self._enter(stream, row, -math.log1p(-float(self.uniforms.take(1)[0])) / weight)
+                else:
+                    if stream.next == -math.inf:
+                        self._draw_points(stream)
+                    if stream.next < end:
+                        self._enter(stream, row, self._lowest(stream, end))
+            stream.mass = end
+
+    def _draw_points(self, stream: Stream) -> None:
+        """The next block of points below the bar; blocks are short where the bar moves fast."""
+        if self.size == self.capacity and self._giver(stream) is stream:
+            stream.threshold = max(stream.threshold, -self._worst(stream)[0])
+        limit = -stream.threshold
+        n = max(1, min(stream.count // 8, 1024))
+        gaps = -np.log1p(-self.uniforms.take(n)) / limit
+        gaps[0] += stream.points[-1] if stream.points else stream.mass
+        stream.points = np.cumsum(gaps).tolist()
+        stream.heights = (limit * self.uniforms.take(n)).tolist()
+        stream.cursor = 0
+        stream.next = stream.points[0]
+
+    def _lowest(self, stream: Stream, end: float) -> float:
+        """The lowest height among the points before ``end``, which are used up; there is at least one."""
+        lowest = math.inf
+        while stream.next < end:
+            lowest = min(lowest, stream.heights[stream.cursor])
+            stream.cursor += 1
+            if stream.cursor == len(stream.points):
+                self._draw_points(stream)
+            else:
+                stream.next = stream.points[stream.cursor]
+        return lowest
+
+    def _stream(self, label: int) -> Stream:
+        stream = self.streams.get(label)
+        if stream is None:
+            last = next(reversed(self.streams.values()), None)
+            stream = self.streams[label] = Stream(label, 0 if last is None else last.order + 1)
+        return stream
+
+    def _enter_all(self, stream: Stream, rows: list[int], heights: list[float]) -> None:
+        """`_enter` for rows of the only stream, in order; in one piece where none of them can drive out another."""
+        n = len(rows)
+        spare = self.capacity - self.size
+        if n <= 4:
+            for row, height in zip(rows, heights, strict=True):
+                self._enter(stream, row, height)
+        elif spare >= n and not stream.pool and max(heights) < -stream.threshold:
+            self._win(list(range(self.size, self.size + n)), rows, heights)
+            self.size += n
+            stream.count += n
+            stream.bound = math.inf
+        elif not spare and len(self._worst_of(stream, n)) >= n and max(heights) < stream.pool[-n][0]:
+            leaving = stream.pool[: -n - 1 : -1]
+            del stream.pool[-n:]
+            slots = [slot for _, _, slot in leaving]
+            self._win(slots, rows, heights)
+            stream.threshold = max(stream.threshold, -leaving[-1][0])
+            if max(heights) >= stream.bound:
+                for slot, row, height in zip(slots, rows, heights, strict=True):
+                    if height >= stream.bound:
+                        insort(stream.pool, (height, self.seen + row, slot))
+        else:
+            half = n // 2
+            self._enter_all(stream, rows[:half], heights[:half])
+            self._enter_all(stream, rows[half:], heights[half:])
+
+    def _win(self, slots: list[int], rows: list[int], heights: list[float]) -> None:
+        self._slots += slots
+        self._rows += rows
+        self._heights += heights
+
+    def _enter(self, stream: Stream, row: int, height: float) -> None:
+        """Row ``row`` of the batch, whose key is ``-height``, contests a slot."""
+        if -height <= stream.threshold:
+            return
+        if self.size < self.capacity:
+            slot = self.size
+            self.size += 1
+        else:
+            giver = self._giver(stream) if self.grouped else stream
+            worst, _, slot = self._worst(giver)
+            if giver is stream and height >= worst:
+                stream.threshold = -height
+                return
+            self._dismiss(giver)
+        self._slots.append(slot)
+        self._rows.append(row)
+        self._heights.append(height)
+        if self.grouped:
+            self._labels.append(stream.label)
+        self._count(stream, 1)
+        if height >= stream.bound:
+            insort(stream.pool, (height, self.seen + row, slot))
+
+    def _giver(self, stream: Stream) -> Stream:
+        """Who makes room when the store is full: the largest stream, or ``stream`` if it is as large but for one row.
+
+        So a stream that has lost rows never grows again at the cost of others, which would favour its newest rows.
+        """
+        if not self.grouped:
+            return stream
+        while True:
+            count, _, label = self._sizes[0]
+            largest = self.streams.get(label)
+            if largest is not None and largest.count == -count:
+                return stream if stream.count >= max(1, largest.count - 1) else largest
+            heapq.heappop(self._sizes)
+
+    def _worst(self, stream: Stream) -> tuple[float, int, int]:
+        """(-key, id, slot) of the row of ``stream`` that goes first: the lowest key, of equal ones the newest."""
+        return stream.pool[-1] if stream.pool else self._worst_of(stream, 1)[-1]
+
+    def _worst_of(self, stream: Stream, n: int) -> list[tuple[float, int, int]]:
+        """The pool of ``stream``, made anew if it has fewer than ``n`` rows; those to go first come last."""
+        if len(stream.pool) < n and (not stream.pool or stream.bound > -math.inf):
+            self._write()
+            slots = np.flatnonzero(self.labels[: self.size] == stream.label) if self.grouped else np.arange(self.size)
+            heights = -self.keys[slots]
+            stream.bound = -math.inf
+            spare = len(slots) - max(256, n, len(slots) // 8)
+            if spare > 0:
+                stream.bound = float(np.partition(heights, spare)[spare])
+                near = heights >= stream.bound
+                slots, heights = slots[near], heights[near]
+            ids = self.ids[slots]
+            order = np.lexsort((ids, heights))
+            columns = (heights[order].tolist(), ids[order].tolist(), slots[order].tolist())
+            stream.pool = list(zip(*columns, strict=True))
+        return stream.pool
+
+    def _dismiss(self, stream: Stream) -> None:
+        """The worst row of ``stream`` is lost."""
+        height, _, _ = stream.pool.pop()
+        stream.threshold = max(stream.threshold, -height)
+        self._count(stream, -1)
+
+    def _count(self, stream: Stream, change: int) -> None:
+        stream.count += change
+        if self.grouped:
+            heapq.heappush(self._sizes, (-stream.count, stream.order, stream.label))
+            if len(self._sizes) > 64 + 4 * len(self.streams):
+                self._sizes = [(-s.count, s.order, s.label) for s in self.streams.values()]
+                heapq.heapify(self._sizes)
+
+    def _write(self) -> None:
+        """Enters in the books what was won; a slot won twice goes to the later row."""
+        if not self._slots:
+            return
+        slots = np.array(self._slots)
+        self.ids[slots] = np.array(self._rows) + self.seen
+        self.keys[slots] = -np.array(self._heights)
+        self.ranks[slots] = -1
+        if self.grouped:
+            self.labels[slots] = self._labels
+        self._accepted.update(zip(self._slots, self._rows, strict=True))
+        self._slots, self._rows, self._heights, self._labels = [], [], [], []
+
+    # -- everything else that changes who is there ----------------------------------------------------------------
+
+    def place(
+        self, slots: Sequence[int] | NDArray[np.int64], ids: NDArray[np.int64], keys: NDArray[np.float64]
+    ) -> None:
+        """Enters rows in ``slots`` without competition; slots beyond ``size`` must follow it without a gap."""
+        if len(slots):
+            self.size = max(self.size, int(np.max(slots)) + 1)
+        self.ids[slots] = ids
+        self.keys[slots] = keys
+        self.ranks[slots] = -1
+
+    def evict(self, n: int) -> NDArray[np.int64]:
+        """Slots of the ``n`` rows that the competition would give up first; for `remove`."""
+        order = np.lexsort((self.ids[: self.size], -self.keys[: self.size]))  # those to go first come last
+        labels = self.labels[order] if self.grouped else np.zeros(self.size, np.int64)
+        members = {label: order[labels == label].tolist() for label in self.streams}
+        sizes = [(-len(members[stream.label]), stream.order, stream.label) for stream in self.streams.values()]
+        heapq.heapify(sizes)
+        slots = []
+        for _ in range(n):
+            count, age, label = sizes[0]
+            slots.append(members[label].pop())
+            heapq.heapreplace(sizes, (count + 1, age, label))
+            stream = self.streams[label]
+            stream.threshold = max(stream.threshold, float(self.keys[slots[-1]]))
+        return np.array(slots, np.int64)
+
+    def remove(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Takes distinct ``slots`` out of the books; the last rows move into the holes.
+
+        Returns:
+            Where rows moved from, and to.
+        """
+        size = self.size - len(slots)
+        gone = np.zeros(self.size, bool)
+        gone[slots] = True
+        target = np.flatnonzero(gone[:size])
+        source = size + np.flatnonzero(~gone[size:])
+        for column in (self.ids, self.keys, self.ranks, *([self.labels] if self.grouped else [])):
+            column[target] = column[source]
+            column[size : self.size] = 0
+        self.size = size
+        self.recount()
+        return source, target
+
+    def recount(self, labels: NDArray[np.int64] | None = None) -> None:
+        """Streams take stock of the rows held, after rows were removed or given the labels (size,)."""
+        if labels is not None:
+            self.labels[: self.size] = labels
+        counts = {0: self.size}
+        if self.grouped:
+            values, numbers = np.unique(self.labels[: self.size], return_counts=True)
+            counts = dict(zip(values.tolist(), numbers.tolist(), strict=True))
+        for label in counts:
+            self._stream(label)
+        self._sizes = []
+        for stream in self.streams.values():
+            stream.pool, stream.bound, stream.count = [], math.inf, 0
+            self._count(stream, counts.get(stream.label, 0))
+
+    def join(self, other: Admission, later: float = 0.0) -> None:
+        """What was lost elsewhere counts as lost here too, with keys higher by ``later``, and what was seen as seen."""
+        for stream in other.streams.values():
+            own = self._stream(stream.label)
+            own.threshold = max(own.threshold, stream.threshold + later)
+            own.mass += stream.mass
+            # points ahead say nothing of the past: they can be drawn anew for the new bar
+            own.points, own.heights, own.cursor, own.next = [], [], 0, -math.inf
+        self.seen += other.seen
+
+    def below_threshold(self) -> NDArray[np.int64]:
+        """Slots of rows whose stream has lost higher keys elsewhere, so that they cannot stay either."""
+        bars = {label: stream.threshold for label, stream in self.streams.items()}
+        labels = self.labels[: self.size].tolist() if self.grouped else [0] * self.size
+        return np.flatnonzero(self.keys[: self.size] < np.array([bars[label] for label in labels]))
+
+    def resize(self, capacity: int) -> None:
+        """Room for ``capacity`` rows, at least as many as are held."""
+        for name in ("ids", "keys", "ranks", *(["labels"] if self.grouped else [])):
+            old = getattr(self, name)
+            new = np.empty(capacity, old.dtype)
+            new[: self.size] = old[: self.size]
+            setattr(self, name, new)
+        self.capacity = capacity
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the future depends on, as tensors."""
+        streams = list(self.streams.values())
+        ahead = [(s.points[s.cursor :], s.heights[s.cursor :]) for s in streams]
+        now, before, at = self.uniforms.state()
+        return {
+            "id": torch.from_numpy(self.ids[: self.size].copy()),
+            "key": torch.from_numpy(self.keys[: self.size].copy()),
+            "rank": torch.from_numpy(self.ranks[: self.size].copy()),
+            "stream.label": torch.tensor([s.label for s in streams], dtype=torch.int64),
+            "stream.mass": torch.tensor([s.mass for s in streams], dtype=torch.float64),
+            "stream.threshold": torch.tensor([s.threshold for s in streams], dtype=torch.float64),
+            "stream.ahead": torch.tensor([len(points) for points, _ in ahead], dtype=torch.int64),
+            "ahead.point": torch.tensor([x for points, _ in ahead for x in points], dtype=torch.float64),
+            "ahead.height": torch.tensor([x for _, heights in ahead for x in heights], dtype=torch.float64),
+            "generator": now,
+            "generator.block": before,
+            "seen": torch.tensor([self.seen, at], dtype=torch.int64),
+        }
+
+    def restore(self, state: dict[str, Tensor], labels: NDArray[np.int64] | None) -> None:
+        """Continues where `state` was taken, on an object of its own.
+
+        Raises:
+            ValueError: the tensors do not fit together.
+        """
+        size = len(state["id"])
+        lengths = state["stream.ahead"].tolist()
+        if not (
+            size <= self.capacity
+            and len(state["key"]) == len(state["rank"]) == size
+            and len(state["stream.label"]) == len(state["stream.mass"]) == len(lengths)
+            and len(state["stream.threshold"]) == len(lengths)
+            and len(state["ahead.point"]) == len(state["ahead.height"]) == sum(lengths)
+            and (self.grouped or state["stream.label"].tolist() == [0])
+        ):
+            raise ValueError("the books of the saved store do not fit together")
+        self.size = size
+        self.ids[:size] = state["id"].numpy()
+        self.keys[:size] = state["key"].numpy()
+        self.ranks[:size] = state["rank"].numpy()
+        points, heights = state["ahead.point"].tolist(), state["ahead.height"].tolist()
+        masses, thresholds = state["stream.mass"].tolist(), state["stream.threshold"].tolist()
+        start = 0
+        for i, label in enumerate(state["stream.label"].tolist()):
+            stream = self._stream(label)
+            stream.mass, stream.threshold = masses[i], thresholds[i]
+            ahead = slice(start, start + lengths[i])
+            stream.points, stream.heights = points[ahead], heights[ahead]
+            stream.next = stream.points[0] if stream.points else -math.inf
+            start = ahead.stop
+        self.seen, at = state["seen"].tolist()
+        self.uniforms.restore(state["generator"], state["generator.block"], at)
+        self.recount(labels)

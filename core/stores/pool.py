@@ -1,0 +1,104 @@
+"""Pools: the rows of a store, and rows that want to join them, as selectors see them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..batch import Batch, concat, take
+from ..selection import Pool
+from .admission import Admission
+from .table import BOOKS, Table
+
+
+class StorePool(Pool):
+    """The rows of a store, for selectors."""
+
+    def __init__(self, books: Admission, table: Table) -> None:
+        super().__init__({})
+        self._books = books
+        self._table = table
+
+    @property
+    def size(self) -> int:
+        return self._books.size
+
+    def __getitem__(self, name: str) -> Tensor:
+        column = self._table.columns.get(name)
+        if column is not None:
+            return column.view(self.size)
+        if name in BOOKS:
+            return torch.from_numpy(getattr(self._books, f"{name}s")[: self.size])
+        raise KeyError(f"there is no column {name!r}; the store has {sorted(self)}")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._table.columns, *BOOKS])
+
+    def __len__(self) -> int:
+        return len(self._table.columns) + len(BOOKS)
+
+    def take(self, index: Tensor) -> Batch:
+        return {**self.read(index), "id": self.ids(index)}
+
+    def read(self, index: Tensor) -> Batch:
+        """The caller's columns of the rows ``index``, copied."""
+        return self._table.read(index)
+
+    def chunk(self, name: str, start: int, stop: int) -> Tensor:
+        column = self._table.columns.get(name)
+        return self[name][start:stop] if column is None else column.view(stop, start)
+
+    def ids(self, index: Tensor) -> Tensor:
+        """Arrival numbers of the rows ``index``."""
+        return torch.from_numpy(self._books.ids[index.numpy()])
+
+    def changed(self) -> None:
+        """The rows are others now: what was derived from them is dropped."""
+        if self._derived:
+            self._derived = {}
+
+
+class Union(Pool):
+    """The rows a pool holds, followed by those of a batch that just arrived."""
+
+    def __init__(self, held: Pool, batch: Batch, n: int, seen: int) -> None:
+        super().__init__(batch)
+        self._held = held
+        self._n = n
+        self._seen = seen
+
+    @property
+    def size(self) -> int:
+        return self._held.size + self._n
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.derived(("column", name), lambda: concat([{name: self._held[name]}, {name: self._new(name)}])[name])
+
+    def _new(self, name: str) -> Tensor:
+        if name == "id":
+            return torch.arange(self._seen, self._seen + self._n)
+        if name == "key":
+            return torch.full((self._n,), math.nan, dtype=torch.float64)
+        if name == "rank":
+            return torch.full((self._n,), -1)
+        return self._columns[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._columns, *BOOKS])
+
+    def __len__(self) -> int:
+        return len(self._columns) + len(BOOKS)
+
+    def take(self, index: Tensor) -> Batch:
+        size = self._held.size
+        held, new = index[index < size], index[index >= size] - size
+        arrived = take({**self._columns, "id": self._new("id")}, new)
+        if not len(held):
+            return arrived
+        rows = concat([self._held.take(held), arrived])
+        # rows of the two parts lie one after the other: bring them in the order asked for
+        order = torch.cat([(index < size).nonzero().squeeze(1), (index >= size).nonzero().squeeze(1)])
+        return take(rows, order.argsort())

@@ -1,0 +1,211 @@
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonargparse
+import pytest
+
+import memreplay
+from memreplay import cli
+from memreplay.arguments import Parser, near_miss
+
+MODULES = {
+    "__init__": "",
+    "train": """
+        def main(args):
+            print("train", *args)
+        """,
+    "add_classes": """
+        import package_that_nobody_has
+        """,
+    "forget": """
+        from . import absent
+        """,
+    "demo": """
+        def demo(out):
+            print("demo", out)
+        """,
+    "recipes/__init__": "",
+    "recipes/split_things": '''
+        """Split things: the table of a paper.
+
+        More about it.
+        """
+
+        def reproduce(**options):
+            print(options)
+        ''',
+}
+
+
+@pytest.fixture(autouse=True)
+def domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A domain called toys, in a package of its own."""
+    for name, text in MODULES.items():
+        path = tmp_path / "toy_package" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    monkeypatch.setattr(cli, "_HOME", tmp_path)
+    monkeypatch.setattr(cli, "DOMAINS", {"toys": ("toy_package", "few-shot toys")})
+    monkeypatch.setattr(memreplay, "__path__", [*memreplay.__path__, str(tmp_path)])
+    yield
+    for name in [name for name in sys.modules if name.startswith("memreplay.toy_package")]:
+        del sys.modules[name]
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """The one line that ``memreplay ARGS`` is refused with."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args)
+    out, err = capsys.readouterr()
+    assert (ended.value.code, out, err.count("\n")) == (2, "", 1)
+    return err
+
+
+def test_a_verb_gets_its_arguments_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["toys", "train", "--lr", "0.1", "--help"])
+    assert capsys.readouterr().out == "train --lr 0.1 --help\n"
+
+
+def test_demo(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cli.main(["demo"])
+    cli.main(["demo", "--only", "toys", "--out", "there"])
+    monkeypatch.setitem(cli.DOMAINS, "bricks", ("toy_package", "a second one"))
+    cli.main(["demo", "--out", "there"])
+    assert capsys.readouterr().out.splitlines() == [
+        "demo demo-out",
+        "demo there",
+        "demo there/toys",
+        "demo there/bricks",
+    ]
+
+
+def test_recipes_are_listed_and_run(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["recipes"])
+    assert capsys.readouterr().out.split(maxsplit=1) == [
+        "toy_package/split-things",
+        "Split things: the table of a paper.\n",
+    ]
+    cli.main(["reproduce", "toy_package/split-things"])
+    cli.main(["reproduce", "toy_package/split-things", "--seeds", "3", "--data=d", "--out=o", "--only", "ER", "DER"])
+    assert capsys.readouterr().out.splitlines() == [
+        str({"seeds": None, "data": None, "out": Path("runs/toy_package/split-things"), "only": ()}),
+        str({"seeds": 3, "data": Path("d"), "out": Path("o"), "only": ("ER", "DER")}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("dmeo", "memreplay: argument COMMAND: invalid choice: 'dmeo'.* did you mean demo?"),
+        ("demo --onyl toys", "memreplay demo: unrecognized arguments: --onyl toys; did you mean --only?"),
+        ("demo --only tosy", "did you mean toys?"),
+        ("toys trian", "memreplay toys: .*'trian'.* did you mean train?"),
+        ("toys evaluate", "memreplay toys: .*'evaluate'"),
+        ("reproduce", "memreplay reproduce|required: reproduce.recipe"),
+        ("reproduce toy_package/splt-things", "did you mean toy_package/split-things?"),
+        (
+            "reproduce toy_package/split-things --seeds many",
+            "memreplay reproduce: .*seeds.* Expected int. Got value: many",
+        ),
+        ("--hlep", "memreplay: unrecognized arguments: --hlep; did you mean --help?"),
+    ],
+)
+def test_mistakes_cost_one_line(capsys: pytest.CaptureFixture[str], args: str, expected: str) -> None:
+
+    assert re.search(expected.replace("?", r"\?"), refusal(capsys, *args.split()))
+
+
+def test_a_missing_package_is_named_with_its_cure(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["toys", "add-classes"])
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == (
+        "memreplay toys needs package_that_nobody_has, which is not installed: pip install 'memreplay[toys]'\n"
+    )
+
+
+def test_a_fault_of_ours_is_not_called_a_missing_package() -> None:
+    with pytest.raises(ImportError, match="absent"):
+        cli.main(["toys", "forget"])
+
+
+@pytest.mark.parametrize(
+    "args", ["", "--help", "demo --help", "toys", "toys --help", "recipes --help", "reproduce --help"]
+)
+def test_help_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(args.split())
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("usage: memreplay")
+    assert max(map(len, lines)) <= 80
+
+
+def test_help_names_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("demo", "toys", "recipes", "reproduce", "train, add-classes, forget"))
+    assert "evaluate" not in text
+
+
+def test_command_line_is_light() -> None:
+    code = "import sys; from memreplay import cli; cli.main(['recipes']); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torchvision", "sklearn", "accelerate", "transformers", "matplotlib"} & set(run.stdout.split())
+
+
+def test_module_and_version() -> None:
+    run = subprocess.run([sys.executable, "-m", "memreplay", "--version"], check=True, capture_output=True, text=True)
+    assert run.stdout == f"memreplay {memreplay.__version__}\n"
+
+
+class Toy: ...
+
+
+class Train(Toy): ...
+
+
+class Car(Toy): ...
+
+
+def play(toy: Toy, steps: int = 3) -> None:
+    """Plays."""
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        ("--stpes 3", "play: unrecognized arguments: --stpes 3; did you mean --steps?"),
+        ("--toy Tarin", "did you mean Train?"),
+        ("--steps x", 'play: Parser key "steps": Expected int'),
+    ],
+)
+def test_parser_for_domains(capsys: pytest.CaptureFixture[str], args: str, expected: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        jsonargparse.auto_cli(play, args=args.split(), prog="play", as_positional=False, parser_class=Parser)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert expected in err
+    assert err.count("\n") == 1
+
+
+def test_parser_names_the_key_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("stesp: 3\n")
+    with pytest.raises(SystemExit):
+        jsonargparse.auto_cli(
+            play, args=["--config", str(tmp_path / "run.yaml")], as_positional=False, parser_class=Parser
+        )
+    assert "'stesp' is not accepted; did you mean steps?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("reservoir", "Reservoir"), ("Reservior", "Reservoir"), ("fifi", "Fifo"), ("zzz", None)]
+)
+def test_near_miss(word: str, expected: str | None) -> None:
+    assert near_miss(word, ["Reservoir", "Fifo", "KCenter"]) == expected

@@ -1,0 +1,1 @@
+"""Recipes: published tables to reproduce, and methods as YAML files for ``memreplay vision train --config``."""
