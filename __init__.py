@@ -15,7 +15,8 @@ else:
 
     def __getattr__(name: str) -> Any:
         if name == "__all__" or not name.startswith("_"):
-            core = import_module(".core", __name__)
+            # by its full name: pytest takes the repository's folder for a package and imports this file under another
+            core = import_module("memreplay.core")
             if name == "__all__":
                 return core.__all__
             if name in core.__all__:
@@ -23,4 +24,4 @@ else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__getattr__("__all__")})
+        return sorted({*globals(), *import_module("memreplay.core").__all__})

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn, get_args
 
 import jsonargparse
@@ -15,13 +15,21 @@ _MISTAKE = re.compile(
     r"(?:unrecognized arguments: |[Oo]ption '|invalid choice: '|Got value: |import path string: )([\w./-]+)"
 )
 
-_CLASS = re.compile(r"(?:\ban? )?<class '(?:\w+\.)*(\w+)'>")
+_SHORTER = (
+    (re.compile(r"(?:\ban? )?<class '(?:\w+\.)*(\w+)'>"), r"\1"),
+    (
+        re.compile(r"Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)"),
+        r"Expected \1. Got value: \2",
+    ),
+    (re.compile(r"Parser key \"(.*?)\""), r"\1"),
+)
+"""How jsonargparse puts it, and in fewer words."""
 
 
 class Parser(jsonargparse.ArgumentParser):
     """jsonargparse's parser, except that what it refuses ends with exit code 2 and one line that names the near miss.
 
-    Entry points hand it to ``jsonargparse.auto_cli(..., parser_class=Parser)``.
+    Entry points use it, or hand it to ``jsonargparse.auto_cli(..., parser_class=Parser)``.
 
     >>> parser = Parser(prog="train", exit_on_error=False)
     >>> _ = parser.add_argument("--steps", type=int)
@@ -34,9 +42,11 @@ class Parser(jsonargparse.ArgumentParser):
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        line = _CLASS.sub(r"\1", " ".join(message.split()))
+        line = " ".join(message.split())
+        for long, short in _SHORTER:
+            line = long.sub(short, line)
         mistake = _MISTAKE.search(line)
-        near = near_miss(mistake.group(1), _words(self)) if mistake else None
+        near = _meant(self, mistake.group(1)) if mistake else None
         if near:
             line += f"; did you mean {near}?"
         if not self.exit_on_error:
@@ -45,31 +55,39 @@ class Parser(jsonargparse.ArgumentParser):
         sys.exit(2)
 
 
-def near_miss(word: str, words: Iterator[str] | list[str]) -> str | None:
+def near_miss(word: str, words: Iterable[str]) -> str | None:
     """The one of ``words`` that ``word`` looks like a slip of, if any; upper and lower case are alike.
 
     >>> near_miss("Resevoir", ["Reservoir", "Fifo"])
     'Reservoir'
     """
     known = {known.lower(): known for known in words}
-    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.7)
+    close = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.65)
     return known[close[0]] if close else None
 
 
-def _words(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """All that could have been typed: options, the last part of dotted ones, choices, names of classes."""
+def _meant(parser: argparse.ArgumentParser, word: str) -> str | None:
+    """What could have been typed instead of ``word``: an option if it is one; else a key of a file, a choice or the
+    name of a class. Of a dotted option the last part alone is recognised too."""
+    meant = {}
     for action in parser._actions:
         for option in action.option_strings:
-            yield option
-            yield option.lstrip("-").rpartition(".")[2]
-        yield from (str(choice) for choice in action.choices or ())
-        yield from _names(getattr(action, "_typehint", None))
+            name = option.lstrip("-")
+            meant[name] = option if word.startswith("-") else name
+            last = name.rpartition(".")[2]
+            meant.setdefault(last, option if word.startswith("-") else last)
+        if not word.startswith("-"):
+            choices = [str(choice) for choice in action.choices or ()]
+            meant |= {choice: choice for choice in (*choices, *_names(getattr(action, "_typehint", None)))}
+    near = near_miss(word.lstrip("-"), meant)
+    return meant[near] if near else None
 
 
 def _names(hint: Any) -> Iterator[str]:
+    """Words of a Literal and names of subclasses, wherever they are in a type hint."""
     if isinstance(hint, str):
         yield hint
-    elif isinstance(hint, type):
+    elif isinstance(hint, type) and hint.__module__.partition(".")[0] not in sys.stdlib_module_names:
         subclasses: list[type] = hint.__subclasses__()
         yield from (subclass.__name__ for subclass in subclasses)
     for inner in get_args(hint):

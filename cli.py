@@ -107,6 +107,12 @@ def _call(domain: str, module: str, function: str, *args: object, **options: obj
             file=sys.stderr,
         )
         sys.exit(1)
+    except ValueError as error:
+        # an error names the argument first: one of these was typed by the user
+        if not str(error).startswith(tuple(f"{name} is " for name in options)):
+            raise
+        print(f"memreplay: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _parser() -> Parser:

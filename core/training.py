@@ -154,7 +154,7 @@ def fit(
                         model.train()
                     if checkpoints is not None and save_every is not None and progress.step % save_every == 0:
                         checkpoints.save(progress, feed.start, feed.now())
-                    if progress.step == last_step or interrupt.wanted(progress.step % log_every == 0):
+                    if interrupt.wanted(progress.step % log_every == 0) or progress.step == last_step:
                         whole_epoch = feed.at_end
                         break
                 if whole_epoch and progress.batch == 0:
@@ -168,6 +168,7 @@ def fit(
                     break
             if checkpoints is not None:
                 checkpoints.save(progress, feed.start, feed.now())
+            interrupt.wanted(ask=True)  # it may have come since the last step
     if interrupt.agreed:
         accelerator.print(
             f"stopped at step {progress.step}; go on with resume=True and out={str(out)!r}", file=sys.stderr

@@ -3,6 +3,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import jsonargparse
@@ -36,6 +37,10 @@ MODULES = {
         """
 
         def reproduce(**options):
+            if options["seeds"] == 0:
+                raise ValueError("seeds is 0; expected at least 1")
+            if options["seeds"] == 99:
+                raise ValueError("tensors do not fit")
             print(options)
         ''',
 }
@@ -119,6 +124,14 @@ def test_mistakes_cost_one_line(capsys: pytest.CaptureFixture[str], args: str, e
     assert re.search(expected.replace("?", r"\?"), refusal(capsys, *args.split()))
 
 
+def test_an_argument_that_a_recipe_refuses_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert refusal(capsys, "reproduce", "toy_package/split-things", "--seeds=0") == (
+        "memreplay: seeds is 0; expected at least 1\n"
+    )
+    with pytest.raises(ValueError, match="tensors do not fit"):
+        cli.main(["reproduce", "toy_package/split-things", "--seeds=99"])
+
+
 def test_a_missing_package_is_named_with_its_cure(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["toys", "add-classes"])
@@ -174,7 +187,12 @@ class Train(Toy): ...
 class Car(Toy): ...
 
 
-def play(toy: Toy, steps: int = 3) -> None:
+@dataclass
+class Rules:
+    players: int = 2
+
+
+def play(toy: Toy, steps: int = 3, rules: Rules = Rules(), turns: int | None = None) -> None:  # noqa: B008
     """Plays."""
 
 
@@ -182,8 +200,11 @@ def play(toy: Toy, steps: int = 3) -> None:
     ("args", "expected"),
     [
         ("--stpes 3", "play: unrecognized arguments: --stpes 3; did you mean --steps?"),
+        ("--rules.player 3", "did you mean --rules.players?"),
+        ("--player 3", "did you mean --rules.players?"),
         ("--toy Tarin", "did you mean Train?"),
-        ("--steps x", 'play: Parser key "steps": Expected int'),
+        ("--steps x", "play: steps: Expected int. Got value: x"),
+        ("--turns x", "play: turns: Expected int, NoneType. Got value: x"),
     ],
 )
 def test_parser_for_domains(capsys: pytest.CaptureFixture[str], args: str, expected: str) -> None:

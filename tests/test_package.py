@@ -66,6 +66,11 @@ def test_every_exported_name_exists_once() -> None:
     assert len(set(memreplay.__all__)) == len(memreplay.__all__)
 
 
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'memreplay' has no attribute 'Stroe'"):
+        memreplay.Stroe  # noqa: B018
+
+
 def test_import_is_light() -> None:
     heavy = ["torchvision", "sklearn", "matplotlib", "accelerate", "transformers", "jsonargparse", "PIL"]
     code = f"""
@@ -86,7 +91,8 @@ print(*(name for name in {heavy} if name in set(sys.modules) - loaded))
 @pytest.mark.parametrize("name", modules())
 def test_docstring_examples(name: str) -> None:
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL
-    assert doctest.testmod(importlib.import_module(name), optionflags=options).failed == 0
+    names = {public: getattr(memreplay, public) for public in memreplay.__all__}
+    assert doctest.testmod(importlib.import_module(name), extraglobs=names, optionflags=options).failed == 0
 
 
 @pytest.mark.parametrize("name", modules())

@@ -29,23 +29,16 @@ class Stage:
     """How long and how fast to learn in a session.
 
     Args:
-        epochs: times through the session's rows; or
-        steps: optimizer steps instead.
+        epochs: times through the session's rows.
+        steps: optimizer steps to take instead, through as many epochs as that needs.
         batch_size: new rows per step.
         lr: learning rate.
-
-    Raises:
-        ValueError: not exactly one of ``epochs`` and ``steps``.
     """
 
-    epochs: int | None = None
+    epochs: int = 1
     steps: int | None = None
     batch_size: int = 32
     lr: float = 0.1
-
-    def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}; expected exactly one of them")
 
 
 class WithFeatures(nn.Module):
@@ -123,7 +116,7 @@ class Learner:
             optimizer,
             loader,
             memory,
-            epochs=stage.epochs,
+            epochs=stage.epochs if stage.steps is None else None,
             steps=stage.steps,
             forward=outputs_of,
             query=None if self.query is None else self._query(model, self.query),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..arguments import Parser
+from ..arguments import Parser, near_miss
 from ..core.protocols.sessions import Sessions
 from ..core.reporting import Results
 from .backbones import MLP, Classifier
@@ -96,17 +96,24 @@ def train(
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point: ``--config FILE`` takes a YAML file, or the name of a method in this package, such as ``er``."""
-    import yaml
-
     parser = Parser(prog="memreplay vision train", description=(train.__doc__ or "").partition("\n")[0])
     parser.add_argument("--config", action="config", help="a YAML file, or a method: " + ", ".join(methods()))
     parser.add_function_arguments(train, fail_untyped=True)
-    chosen = parser.parse_args(_with_methods(list(sys.argv[1:] if args is None else args)))
-    made = parser.instantiate_classes(chosen)
+    try:
+        chosen = parser.parse_args(_with_methods(list(sys.argv[1:] if args is None else args)))
+        _run(parser, chosen)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+
+
+def _run(parser: Parser, chosen: Any) -> None:
+    import yaml
+
+    made = parser.instantiate(chosen)
     options: dict[str, Any] = {name: value for name, value in vars(made).items() if name != "config"}
     out = Path(options["out"])
     out.mkdir(parents=True, exist_ok=True)
-    text = parser.dump(chosen, skip_none=False)
+    text = parser.dump(chosen, skip_unset=False)
     (out / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(text), sort_keys=False), encoding="utf-8")
     train(**options)
 
@@ -119,7 +126,13 @@ def methods() -> list[str]:
 def _with_methods(args: list[str]) -> list[str]:
     """``args`` with the method named after ``--config`` replaced by its file, unless there is a file of that name."""
     for i, word in enumerate(args[1:], 1):
-        if args[i - 1] == "--config" and word in methods() and not Path(word).exists():
+        if args[i - 1] == "--config" and not Path(word).exists():
+            if word not in methods():
+                near = near_miss(word, methods())
+                raise ValueError(
+                    f"config is {word!r}; expected a file or one of {', '.join(methods())}"
+                    + (f"; did you mean {near}?" if near else "")
+                )
             args[i] = str(_METHODS / f"{word}.yaml")
     return args
 

@@ -42,7 +42,8 @@ class ExactSearch:
             torch.empty(shape, dtype=torch.int64, device=self.rows.device),
         )
         for part in queries.parts(max(1, min(QUERIES, QUERIES * ROWS // (ROWS + 4 * k)))):
-            best.scores[part], best.index[part] = self._of_each(self._converted(queries[part]), k)
+            found = self._of_each(self._converted(queries[part]), k)
+            best.scores[part], best.index[part] = found.scores, found.index
         return best
 
     def of_any(self, queries: Vectors, k: int) -> Top:
@@ -52,7 +53,9 @@ class ExactSearch:
         for rows in self._row_blocks(min(len(queries), QUERIES)):
             highest = None
             for part in queries.parts(QUERIES):
-                scores = self._tile(*self.similarity.directions(self._converted(queries[part])), rows).amax(0)
+                direction, bias = self.similarity.directions(self._converted(queries[part]))
+                scores = self._tile(direction, rows)
+                scores = (scores if bias is None else scores.add_(bias)).amax(0)
                 highest = scores if highest is None else torch.maximum(highest, scores)
             assert highest is not None
             best = best.extended(highest.unsqueeze(0), k, rows.start)
@@ -61,10 +64,10 @@ class ExactSearch:
         return best.ordered()
 
     def _of_each(self, queries: Tensor, k: int) -> Top:
-        direction, bias = self.similarity.directions(queries)
+        direction, _ = self.similarity.directions(queries)
         best = Top.none(len(queries), self.rows)
         for rows in self._row_blocks(len(queries)):
-            best = best.extended(self._tile(direction, bias, rows), k, rows.start)
+            best = best.extended(self._tile(direction, rows), k, rows.start)
         if self.similarity.centre is not None:
             best = Top(self._distances(queries, best.index).neg_(), best.index)
         return best.ordered()
@@ -78,18 +81,16 @@ class ExactSearch:
             rows = min(rows, self.rows.rows_in(4 * BLOCK_BYTES))
         return self.rows.parts(rows - rows % DEPTH or rows)
 
-    def _tile(self, direction: Tensor, bias: Tensor | None, rows: slice) -> Tensor:
-        """Scores of ``rows`` for some queries, (Q, n)."""
+    def _tile(self, direction: Tensor, rows: slice) -> Tensor:
+        """Scores of ``rows`` for some queries, (Q, n), without the bias of the query."""
         columns = self.rows[rows].t() if self.transposed is None else self.transposed[:, rows]
-        # a product with one vector has a faster routine of its own
-        tile = (direction[0] @ columns).unsqueeze(0) if len(direction) == 1 else direction @ columns
-        if self.similarity.scale is not None:
-            tile *= self.similarity.scale[rows]
-        if self.similarity.bias is not None:
-            tile += self.similarity.bias[rows]
-        if bias is not None:
-            tile += bias
-        return tile
+        scale, bias = self.similarity.scale, self.similarity.bias
+        if len(direction) == 1:  # a product with one vector has a faster routine of its own
+            tile = direction[0] @ columns if bias is None else torch.addmv(bias[rows], columns.t(), direction[0])
+            tile = tile.unsqueeze(0)
+        else:
+            tile = direction @ columns if bias is None else torch.addmm(bias[rows], direction, columns)
+        return tile if scale is None else tile.mul_(scale[rows])
 
     def _distances(self, queries: Tensor, index: Tensor) -> Tensor:
         """Distances from each query to the rows of its own line of ``index`` (Q, k)."""

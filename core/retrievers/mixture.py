@@ -27,6 +27,7 @@ class Mixture(Ranker):
         weights: the shares, equal if None. Shares that are not whole numbers of rows are rounded at random, right on
             average.
 
+    >>> from memreplay import TopScore, Uniform
     >>> pool = {"loss": torch.tensor([0.1, 3.0, 0.2, 0.3])}
     >>> half = Mixture([TopScore("loss"), Uniform()])
     >>> len(half.select(pool, 4, generator=torch.Generator()).unique())

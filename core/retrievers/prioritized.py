@@ -58,7 +58,9 @@ class Prioritized(Ranker):
         priority = column_of_numbers(pool, self.column).to(device="cpu", dtype=torch.float64)
         if not priority.isfinite().all():
             row = int((~priority.isfinite()).nonzero()[0])
-            raise ValueError(f"column {self.column!r} is {priority[row].item()} in row {row}; expected finite priorities")
+            raise ValueError(
+                f"column {self.column!r} is {priority[row].item()} in row {row}; expected finite priorities"
+            )
         mass = self.alpha * (priority.abs() + self.epsilon).log()
         # the k highest of log p + Gumbel are k draws without replacement
         gumbel = torch.empty_like(mass).exponential_(generator=generator).log_().neg_()

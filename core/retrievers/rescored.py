@@ -25,6 +25,7 @@ class Rescored(Ranker):
         score: from the candidates' columns to one number per row, the higher the better; a row scored NaN comes last.
             None if it is given with each draw: ``memory.recall(score=...)``.
 
+    >>> from memreplay import Uniform
     >>> pool = {"loss": torch.tensor([0.1, 3.0, 0.2])}
     >>> hardest = Rescored(Uniform(), 3, score=lambda rows: rows["loss"])
     >>> hardest.select(pool, 1, generator=torch.Generator()).tolist()
@@ -53,6 +54,8 @@ class Rescored(Ranker):
             return Selection(index)
         scores = self.score(pool.take(index)).detach()
         if scores.shape != index.shape:
-            raise ValueError(f"score returned shape {tuple(scores.shape)}; expected one number for each of {len(index)} rows")
+            raise ValueError(
+                f"score returned shape {tuple(scores.shape)}; expected one number for each of {len(index)} rows"
+            )
         best = top(scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf), k)
         return Selection(index[best.index], best.score)

@@ -12,7 +12,7 @@ from .vectors import Vectors, inverse
 
 @dataclass(frozen=True)
 class Similarity:
-    """How near rows are to queries: ``scale(row) * (row · direction(query)) + bias(row) + bias(query)``.
+    """How near rows are to queries: ``scale(row) * (row · direction(query) + bias(row)) + bias(query)``.
 
     Of a distance this is half the square, negated, and measured from the mean of the rows, where less is lost to
     cancellation than from the origin.
@@ -48,7 +48,7 @@ class Similarity:
 
     @staticmethod
     def mahalanobis(rows: Vectors, shrinkage: float) -> Similarity:
-        """The euclidean distance after whitening with the rows' covariance, shrunk towards a multiple of the identity."""
+        """The euclidean distance after whitening with the rows' covariance, shrunk towards the scaled identity."""
         centre = rows.mean().to(rows.dtype)
         return Similarity.distance(rows, centre, _whitening(rows, centre, shrinkage))
 
@@ -67,7 +67,8 @@ class Similarity:
     def distances(self, rows: Tensor, queries: Tensor) -> Tensor:
         """Between ``rows[i]`` and ``queries[i]``, both (n, D), without cancellation: (n,)."""
         offset = rows - queries
-        return torch.linalg.vector_norm(offset if self.root is None else offset @ self.root, dim=1)
+        lengths: Tensor = torch.linalg.vector_norm(offset if self.root is None else offset @ self.root, dim=1)
+        return lengths
 
 
 def _whitening(rows: Vectors, centre: Tensor, shrinkage: float) -> Tensor:
@@ -82,10 +83,11 @@ def _whitening(rows: Vectors, centre: Tensor, shrinkage: float) -> Tensor:
     covariance.diagonal().add_(torch.where(variance > 0, shrinkage * variance, 1))
     try:
         factor = torch.linalg.cholesky(covariance)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:
         raise ValueError(
             f"shrinkage is {shrinkage} but the covariance of {len(rows)} rows of {rows.dim} numbers is singular; "
             "expected a larger shrinkage"
         ) from None
     identity = torch.eye(rows.dim, dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, identity, upper=False).t().to(centre.dtype)
+    inverse_factor: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return inverse_factor.t().to(centre.dtype)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isqrt
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ DEPTH = 32
 """Columns in a group, of which only the maximum is compared with what was found before."""
 
 
-class Top(NamedTuple):
+@dataclass(frozen=True)
+class Top:
     """The highest scores of every query (q, n), and the int64 columns they came from."""
 
     scores: Tensor
@@ -50,7 +51,7 @@ class Top(NamedTuple):
     def extended(self, tile: Tensor, k: int, start: int) -> Top:
         """The ``k`` highest of these and of ``tile`` (q, n), whose columns count from ``start``; in no order."""
         q, n = tile.shape
-        if self.scores.shape[1] < k or n % DEPTH:
+        if not 0 < k <= self.scores.shape[1] or n % DEPTH:
             return self.merged(Top.of(tile, k, start), k)
         least = self.scores.amin(1, keepdim=True)
         maxima = tile.unflatten(1, (DEPTH, n // DEPTH)).amax(1)

@@ -35,10 +35,14 @@ class Vectors:
             raise ValueError(f"{name} has no column {column!r}; it has {sorted(pool)}")
         self._pool = Pool.of(pool)
         self._column = column
-        sample = self._pool.chunk(column, 0, 1)
+        try:
+            sample = self._pool.chunk(column, 0, 1)
+        except RuntimeError as error:  # nested tensors cannot be sliced
+            raise ValueError(
+                f"{name}[{column!r}] has rows of differing length; expected vectors of one length"
+            ) from error
         if sample.is_nested or sample.is_complex():
-            what = "rows of differing length" if sample.is_nested else str(sample.dtype)
-            raise ValueError(f"{name}[{column!r}] has {what}; expected real vectors of one length")
+            raise ValueError(f"{name}[{column!r}] has {sample.dtype} rows; expected real vectors of one length")
         self.dim = sample.shape[1:].numel()
         self.dtype = torch.float64 if sample.dtype is torch.float64 else torch.float32
         self.device = sample.device

@@ -479,6 +479,13 @@ class Admission:
             stream.pool, stream.bound, stream.count = [], math.inf, 0
             self._count(stream, counts.get(stream.label, 0))
 
+    def drop(self, labels: Iterable[int]) -> None:
+        """Forgets the streams of ``labels``, of which no row is held."""
+        for label in labels:
+            self.streams.pop(label, None)
+        self._sizes = [(-stream.count, stream.order, stream.label) for stream in self.streams.values()]
+        heapq.heapify(self._sizes)
+
     def join(self, other: Admission, later: float = 0.0) -> None:
         """What was lost elsewhere counts as lost here too, with keys higher by ``later``, and what was seen as seen."""
         for stream in other.streams.values():
@@ -533,7 +540,8 @@ class Admission:
         size = len(state["id"])
         lengths = state["stream.ahead"].tolist()
         if not (
-            size <= self.capacity
+            all(tensor.dim() == 1 for tensor in state.values())
+            and size <= self.capacity
             and len(state["key"]) == len(state["rank"]) == size
             and len(state["stream.label"]) == len(state["stream.mass"]) == len(lengths)
             and len(state["stream.threshold"]) == len(lengths)

@@ -93,7 +93,7 @@ class Storage(ABC):
 
     @abstractmethod
     def row_bytes(self, values: Tensor | None = None) -> int:
-        """Bytes of a row when there is room for such as ``values``; where lengths differ, those that every row costs."""
+        """Bytes of a row with room for such as ``values``; where lengths differ, those that every row costs."""
 
     def nbytes(self, size: int) -> int:
         """Bytes of the first ``size`` rows."""
@@ -263,7 +263,7 @@ class _QuantizedStorage(_Dense):
         return (flat / steps[:, None]).round_().to(torch.int8).reshape(exact.shape), scale
 
     def finite(self, encoded: Any) -> Tensor | bool:
-        return all_finite(encoded[1])
+        return all_finite(encoded[1] * 127)  # what the largest numbers are read back as
 
     def write(self, index: Index, encoded: Any, rows: Tensor | None = None) -> None:
         super().write(index, encoded[0], rows)
@@ -403,7 +403,7 @@ class Ragged(ColumnKind):
 
     def convert(self, name: str, values: object) -> Tensor:
         if isinstance(values, (list, tuple)):
-            return jagged(values)
+            return jagged(values).detach()
         if not isinstance(values, Tensor):
             raise TypeError(f"column {name!r} is a {type(values).__name__}; expected a nested tensor or a list of rows")
         values = values.detach()
@@ -476,6 +476,7 @@ class _RaggedStorage(Storage):
         size = 2 * (len(flat) + room)
         self._values = allocate((size, *self._shape), self._dtype, flat.device, self._folder, self.name)
         self._values[: len(flat)] = flat
+        self._values[len(flat) :] = 0  # memory that was given back may hold rows that are to be forgotten
         self._starts[used] = offsets[:-1]
         self._end = len(flat)
 

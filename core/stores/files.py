@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,16 @@ from torch import Tensor
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_DRAFT = ".memreplay-draft"
 
 
 def write_save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes ``tensors`` and the JSON-able ``meta`` to ``folder``.
 
     The tensors go to ``data-<generation>.safetensors``, forced to disk before ``manifest.json``, which names that file
-    and its checksum, is replaced in one step. Files of older generations are deleted last. Whenever the process or the
-    machine stops, the manifest names a complete file.
+    and its checksum, is replaced in one step. Files of older generations are deleted last, and what is not finished
+    lies in a folder that the next save clears. Whenever the process or the machine stops, the manifest names a complete
+    file.
 
     Raises:
         OSError: the folder cannot be written, or is full; the last save is untouched.
@@ -30,29 +33,34 @@ def write_save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
     folder.mkdir(parents=True, exist_ok=True)
     generation = 1 + max((_generation(path) for path in folder.glob("data-*.safetensors")), default=0)
     data = folder / f"data-{generation}.safetensors"
-    draft = folder / f"{_MANIFEST}.draft"
+    draft = folder / _DRAFT
+    shutil.rmtree(draft, ignore_errors=True)
     try:
+        draft.mkdir()
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, data)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft / data.name)
         except SafetensorError as error:
             raise OSError(f"cannot write {data}: {error}") from error
-        _to_disk(data)
         manifest = {
             "format": FORMAT,
             "data": data.name,
-            "bytes": data.stat().st_size,
-            "sha256": _checksum(data),
+            "bytes": (draft / data.name).stat().st_size,
+            "sha256": _checksum(draft / data.name),
             "meta": dict(meta),
         }
-        draft.write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
-        _to_disk(draft)
+        (draft / _MANIFEST).write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
+        (draft / data.name).chmod((draft / _MANIFEST).stat().st_mode)  # safetensors grants others nothing
+        _to_disk(draft / data.name)
+        _to_disk(draft / _MANIFEST)
+        os.replace(draft / data.name, data)
         _to_disk(folder)
-        os.replace(draft, folder / _MANIFEST)
+        os.replace(draft / _MANIFEST, folder / _MANIFEST)
     except Exception:
         data.unlink(missing_ok=True)
-        draft.unlink(missing_ok=True)
+        shutil.rmtree(draft, ignore_errors=True)
         raise
     _to_disk(folder)
+    shutil.rmtree(draft, ignore_errors=True)
     for path in folder.glob("data-*.safetensors"):
         if path != data:
             path.unlink(missing_ok=True)

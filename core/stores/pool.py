@@ -75,7 +75,7 @@ class Union(Pool):
         return self._held.size + self._n
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.derived(("column", name), lambda: concat([{name: self._held[name]}, {name: self._new(name)}])[name])
+        return self.derived(("column", name), lambda: _joined({name: self._held[name]}, {name: self._new(name)})[name])
 
     def _new(self, name: str) -> Tensor:
         if name == "id":
@@ -98,7 +98,19 @@ class Union(Pool):
         arrived = take({**self._columns, "id": self._new("id")}, new)
         if not len(held):
             return arrived
-        rows = concat([self._held.take(held), arrived])
+        rows = _joined(self._held.take(held), arrived)
         # rows of the two parts lie one after the other: bring them in the order asked for
         order = torch.cat([(index < size).nonzero().squeeze(1), (index >= size).nonzero().squeeze(1)])
         return take(rows, order.argsort())
+
+
+def _joined(held: Batch, new: Batch) -> Batch:
+    """The rows of both. Where a column has widened, the narrower rows end with NaN, as in a `Growable` column."""
+    parts = [dict(held), dict(new)]
+    for name, values in new.items():
+        if values.is_nested or values.dim() != 2 or values.shape[1] == held[name].shape[1]:
+            continue
+        width = max(values.shape[1], held[name].shape[1])
+        for part in parts:
+            part[name] = torch.nn.functional.pad(part[name], (0, width - part[name].shape[1]), value=math.nan)
+    return concat(parts)

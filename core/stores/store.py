@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..batch import Batch
+from ..batch import Batch, batch_size
 from ..retrievers.nearest import Nearest
 from ..selection import ClassBalanced, Greedy, Keyed, Pool, Selection, Selector, Uniform, rank
 from ..selection.balanced import equal_shares, groups_of
@@ -81,6 +81,8 @@ class Store:
             raise ValueError(f"capacity is {capacity} and budget is {budget}; expected exactly one of them")
         if capacity is not None:
             _check_capacity(capacity)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ValueError(f"seed is {seed!r}; expected a whole number")
         self._set_policy(keep)
         self._budget = None if budget is None else parse_bytes(budget)
         self._table = Table(columns or {}, torch.device(device), None if path is None else Path(path))
@@ -101,7 +103,7 @@ class Store:
         policy = keep
         if isinstance(keep, ClassBalanced) and hasattr(keep.inner, "key"):
             policy, self._group = keep.inner, keep.column
-        if not isinstance(policy, (Keyed, Greedy)):
+        if isinstance(policy, type) or not isinstance(policy, (Keyed, Greedy)):
             raise TypeError(f"keep is {keep!r}; expected a policy with key(...) or select(...), such as Reservoir()")
         self.keep = keep
         self._keyed = policy if isinstance(policy, Keyed) else None
@@ -418,10 +420,10 @@ class Store:
         for name, given in columns.items():
             column = self._table.column(name)
             values = column.kind.convert(name, given)
-            if not column.accepts(values) or values.shape[0] != len(alive):
+            n = batch_size({name: values}, "columns")
+            if not column.accepts(values) or n != len(alive):
                 raise ValueError(
-                    f"column {name!r} came with {values.shape[0]} {describe(values)}; "
-                    f"expected {len(alive)} {expected(column)}"
+                    f"column {name!r} came with {n} {describe(values)}; expected {len(alive)} {expected(column)}"
                 )
             converted[name], encoded[name] = values, self._table.encode_column(column, values)
         if self._budget is not None:
@@ -474,9 +476,9 @@ class Store:
             hit &= np.isin(column_of_numbers(self._pool, name).cpu().numpy(), values[name])
         gone = np.flatnonzero(hit)
         self._take_out(gone)
+        self._table.clear(len(self), len(self))  # what is left of rows evicted before
         if self._group is not None and list(values) == [self._group]:
-            for label in values[self._group]:
-                self._books.streams.pop(label, None)
+            self._books.drop(values[self._group])
         self.audit.append({"where": values, "rows": len(gone), "seen": self.seen})
         return len(gone)
 
@@ -640,6 +642,7 @@ class Store:
             "kind": "Store",
             "keep": repr(self.keep),
             "columns": self._table.schema(),
+            "kinds": {name: repr(kind) for name, kind in self._table.kinds.items()},
             "capacity": self.capacity,
             "budget": self._budget,
             "seed": self._seed,
@@ -692,9 +695,11 @@ class Store:
         for name, schema in meta["columns"].items():
             if here and here[name] != schema:
                 raise ValueError(f"the state has column {name!r} as {schema}; this store has {here[name]}")
-            kind = self._table.kind(name)
-            if repr(kind) != schema["kind"]:
-                raise ValueError(f"the state stores column {name!r} as {schema['kind']}; this store as {kind!r}")
+        kinds = {name: schema["kind"] for name, schema in meta["columns"].items()} | meta["kinds"]
+        for name, kind in kinds.items():
+            own = repr(self._table.kind(name))
+            if kind != own:
+                raise ValueError(f"the state stores column {name!r} as {kind}; this store as {own}")
 
     def _restore(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         """Fills a store just made; the caller drops it if this fails."""
@@ -749,7 +754,7 @@ class Store:
             if keep is None:
                 keep = build(meta["keep"], "keep")
             if columns is None:
-                columns = {name: build(schema["kind"], "columns") for name, schema in meta["columns"].items()}
+                columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
             capacity, budget, seed = meta["capacity"] or None, meta["budget"], meta["seed"]
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"the save in {folder} is damaged: {error!r}") from error
@@ -849,7 +854,7 @@ class Store:
     def _labels(self, values: Mapping[str, Tensor]) -> list[int]:
         assert self._group is not None
         labels = column_of_numbers(values, self._group)
-        if labels.is_floating_point():
+        if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"column {self._group!r} is {labels.dtype}; expected integers that name a class")
         return labels.tolist()
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memreplay.core.batch import batch_size, concat, jagged, nbytes, take, texts, to_device
 
 rows_of_tokens = st.lists(st.lists(st.integers(-5, 5), max_size=4), min_size=1, max_size=8)
@@ -119,7 +120,7 @@ def test_jagged_names_what_is_wrong(rows: list, message: str) -> None:
 
 
 def test_texts_refuses_other_rows() -> None:
-    with pytest.raises(ValueError, match="int64.*expected a nested uint8"):
+    with pytest.raises(ValueError, match=r"int64.*expected a nested uint8"):
         texts(jagged([[1]]))
     with pytest.raises(ValueError, match="expected a nested uint8"):
         texts(torch.zeros(2, dtype=torch.uint8))

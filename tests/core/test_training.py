@@ -322,6 +322,20 @@ run.to(12)
     assert lines_of(tmp_path) == lines
 
 
+@pytest.mark.parametrize("hook", ["on_step_end", "on_epoch_end"])
+def test_ctrl_c_at_the_very_end_is_not_lost(hook, tmp_path):
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def interrupted(progress):
+        if progress.step == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, optimizer, shuffled(), out=tmp_path, **{hook: interrupted})
+    assert latest(tmp_path / "checkpoints").name == "step-5-epoch-1"
+
+
 def test_a_second_signal_stops_at_once():
     from accelerate import Accelerator
 

@@ -35,8 +35,10 @@ class _GradientSelection(Ranker):
         self, pool: Pool, k: int, *, query: Mapping[str, Tensor] | None = None, generator: torch.Generator
     ) -> Selection:
         scores = _scores_given(pool)
-        held, new = (~scores.isnan()).nonzero().squeeze(1), scores.isnan().nonzero().squeeze(1)
-        held = held[scores[held].sort(stable=True).indices[:k]]
+        unknown = scores.isnan()
+        held, new = (~unknown).nonzero().squeeze(1), unknown.nonzero().squeeze(1)
+        if len(held) > k:
+            held = held[scores[held].sort(stable=True).indices[:k]]
         if not len(held):
             held, new = new[:k], new[k:]
             scores[held] = FIRST
@@ -44,8 +46,8 @@ class _GradientSelection(Ranker):
             scores[new] = self._compare(pool, held, new, generator)
             free = k - len(held)
             held = _challenge(torch.cat([held, new[:free]]), new[free:], scores, generator)
-        held = held[scores[held].sort(stable=True).indices]
-        return Selection(held, scores[held])
+        score, order = scores[held].sort(stable=True)
+        return Selection(held[order], score)
 
     def _compare(self, pool: Pool, held: Tensor, new: Tensor, generator: torch.Generator) -> Tensor:
         """Scores of the rows ``new``, float64 (n,)."""
@@ -61,8 +63,8 @@ class _GradientSelection(Ranker):
             raise ValueError(f"gradients has length {lengths[row].item()} in row {row}; expected finite gradients")
         known, arrived = gradients.split([len(sampled), len(new)])
         scale = inverse(lengths)
-        cosines = (arrived @ known.t()).mul_(scale[: len(sampled)]).amax(1).mul_(scale[len(sampled) :])
-        return (1 + cosines.double().cpu()).clamp_(0, 2)
+        cosines: Tensor = (known @ arrived.t()).mul_(scale[: len(sampled), None]).amax(0).mul_(scale[len(sampled) :])
+        return cosines.double().cpu().add_(1).clamp_(0, 2)
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,8 @@ class GradientDiversity(_GradientSelection):
     authors' code; that is what makes it affordable. Also as there, rows that come while nothing is held count as having
     a cosine of 0.1.
 
-    The pool tells by its column ``"key"`` which rows are held, with the score they were admitted with, and which are new
-    (NaN); without that column all are new. The rows chosen come with their scores, lowest first.
+    The pool tells by its column ``"key"`` which rows are held, with the score they were admitted with, and which are
+    new (NaN); without that column all are new. The rows chosen come with their scores, lowest first.
 
     Args:
         gradients: from the columns of n rows to one gradient per row, (n, P), of any part of the model. It is called
@@ -130,10 +132,11 @@ def _scores_given(pool: Pool) -> Tensor:
     if "key" not in list(pool):
         return torch.full((pool.size,), torch.nan, dtype=torch.float64)
     scores = pool["key"].to(device="cpu", dtype=torch.float64, copy=True)
-    if ((scores < 0) | (scores > 2)).any():
-        wrong = scores[(scores < 0) | (scores > 2)][0].item()
+    wrong = (scores - 1).abs() > 1
+    if wrong.any():
         raise ValueError(
-            f"pool['key'] has {wrong}; expected scores from 0 to 2, or NaN for new rows: another policy kept these rows"
+            f"pool['key'] has {scores[wrong][0].item()}; expected scores from 0 to 2, or NaN for new rows: "
+            "another policy kept these rows"
         )
     return scores
 

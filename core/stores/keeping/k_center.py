@@ -12,6 +12,7 @@ from ...retrievers.vectors import Vectors
 from ...selection import Pool, Ranker, Selection
 
 FRONT = 256
+"""Rows looked at one by one, the farthest of all."""
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,18 @@ class KCenter(Ranker):
     ) -> Selection:
         x = Vectors(pool, self.column)
         k = min(k, len(x))
+        if k == 0:
+            return Selection(torch.empty(0, dtype=torch.int64))
         centre = x.mean().to(x.dtype)
         squares = x.squared_distances(centre)
         nearest = torch.full_like(squares, torch.inf)  # squared distance to the nearest row picked
-        picked: list[Tensor] = [squares.argmin(0, keepdim=True)] if k else []
-        radii: list[Tensor] = [nearest[:1]] if k else []
-        count = len(picked)
-        while count < k:
+        picked, radii = [squares.argmin(0, keepdim=True)], [squares.new_full((1,), torch.inf)]
+        while missing := k - sum(map(len, picked)):
             _bring_up_to_date(nearest, x, squares, centre, picked[-1])
             front = nearest.topk(min(FRONT, len(x)), sorted=False).indices.sort().values
-            order, radius = _farthest_first(x[front] - centre, nearest[front], k - count)
+            order, radius = _farthest_first(x[front] - centre, nearest[front], missing)
             picked.append(front[order])
             radii.append(radius)
-            count += len(order)
-        if not picked:
-            return Selection(torch.empty(0, dtype=torch.int64))
         return Selection(torch.cat(picked).cpu(), torch.cat(radii).sqrt())
 
 
@@ -80,7 +78,7 @@ def _bring_up_to_date(nearest: Tensor, x: Vectors, squares: Tensor, centre: Tens
 def _farthest_first(x: Tensor, nearest: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Up to ``k`` rows of the front ``x`` (n, D), farthest first, and their squared distances when picked.
 
-    Ends when a row outside, none of which is farther than the least of ``nearest``, may be farther than all in the front.
+    Ends when a row outside, of which none is farther than the least of ``nearest``, may be farther than all in front.
     """
     outside = nearest.min()
     squares = x.square().sum(1)

@@ -42,8 +42,7 @@ class WeightedReservoir:
         if wrong.any():
             row = int(wrong.nonzero()[0])
             raise ValueError(
-                f"column {self.column!r} is {weights[row].item()} in row {row}; "
-                "expected finite weights of at least 0"
+                f"column {self.column!r} is {weights[row].item()} in row {row}; expected finite weights of at least 0"
             )
         return weights
 

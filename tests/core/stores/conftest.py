@@ -14,7 +14,7 @@ State = Mapping[str, Any]
 
 
 def _bits(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
 
 
 def _assert_same(one: State, other: State) -> None:

@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from memreplay.core.selection import Pool, rank
+from memreplay.core.selection.uniform import sample_distinct
+from memreplay.core.stores.keeping import GradientDiversity, StoredGradientDiversity
+
+
+def by_input(rows):
+    return rows["input"]
+
+
+def stream(n, d=3, seed=0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+def cosine(a, b):
+    return sum(p * q for p, q in zip(a, b, strict=True)) / (math.hypot(*a) * math.hypot(*b))
+
+
+def row_by_row(held, scores, new, k, sample, generator):
+    """Algorithm 2 with one gradient at a time; ``held`` and ``new`` are lists of gradients."""
+    held, scores = list(held), list(scores)
+    if not held:
+        held, scores, new = list(new[:k]), [1.1] * min(k, len(new)), new[k:]
+        if not new:
+            return held, scores
+    compared = [held[i] for i in sample_distinct(len(held), sample, generator).tolist()]
+    own = [max(cosine(g, h) for h in compared) + 1 for g in new]
+    room = max(0, k - len(held))
+    chances = iter(torch.rand(sum(c < 1 for c in own[room:]), 2, dtype=torch.float64, generator=generator).tolist())
+    for g, c in zip(new, own, strict=True):
+        if len(held) < k:
+            held.append(g)
+            scores.append(c)
+        elif c < 1:
+            place, luck = next(chances)
+            i, below = 0, scores[0]
+            while below <= place * sum(scores):
+                i += 1
+                below += scores[i]
+            if luck < scores[i] / (scores[i] + c):
+                held[i], scores[i] = g, c
+    return held, scores
+
+
+@pytest.mark.parametrize("policy", [GradientDiversity(by_input, sample=4), StoredGradientDiversity("input", sample=4)])
+def test_a_stream_gives_what_the_published_loop_gives(policy):
+    ours, reference = torch.Generator().manual_seed(5), torch.Generator().manual_seed(5)
+    pool_inputs, keys = torch.empty(0, 3), torch.empty(0, dtype=torch.float64)
+    held, scores = [], []
+    for batch in stream(300).split([7, 5, 1, 30, 90, 167]):
+        pool = {
+            "input": torch.cat([pool_inputs, batch]),
+            "key": torch.cat([keys, torch.full((len(batch),), torch.nan, dtype=torch.float64)]),
+        }
+        chosen = rank(policy, pool, 20, generator=ours)
+        order = sorted(range(len(held)), key=scores.__getitem__)  # the pool below holds them in this order
+        held, scores = [held[i] for i in order], [scores[i] for i in order]
+        held, scores = row_by_row(held, scores, batch.tolist(), 20, 4, reference)
+        assert chosen.score is not None
+        assert chosen.score.tolist() == sorted(chosen.score.tolist())
+        pairs = sorted(zip(chosen.score.tolist(), pool["input"][chosen.index].tolist(), strict=True))
+        expected = sorted(zip(scores, held, strict=True))
+        assert [row for _, row in pairs] == [pytest.approx(row) for _, row in expected]
+        assert [score for score, _ in pairs] == pytest.approx([score for score, _ in expected], rel=1e-5)
+        pool_inputs, keys = pool["input"][chosen.index], chosen.score
+    assert (keys < 1).any()
+
+
+def test_the_lottery_has_the_published_odds():
+    # two opposite rows are held with scores 0.6 and 1.4; the new row is at a right angle to one and opposes the other
+    pool = Pool(
+        {
+            "input": torch.tensor([[1.0, 0.0], [0.9, -0.1], [-1.0, 0.4]]),
+            "key": torch.tensor([0.6, 1.4, torch.nan], dtype=torch.float64),
+        }
+    )
+    c = 1 + max(cosine(pool["input"][2].tolist(), pool["input"][i].tolist()) for i in (0, 1))
+    generator = torch.Generator().manual_seed(0)
+    lost = Counter()
+    for _ in range(2000):
+        chosen = GradientDiversity(by_input).select(pool, 2, generator=generator).tolist()
+        lost[({0, 1, 2} - set(chosen)).pop()] += 1
+    first, second = 0.3 * 0.6 / (0.6 + c), 0.7 * 1.4 / (1.4 + c)
+    expected = [2000 * first, 2000 * second, 2000 * (1 - first - second)]
+    assert chisquare([lost[i] for i in range(3)], expected).pvalue > 1e-3
+
+
+def test_gradients_are_asked_for_only_where_needed():
+    asked = []
+
+    def gradients(rows):
+        asked.append(rows["input"][:, 0].tolist())
+        return rows["input"]
+
+    key = torch.cat([torch.full((50,), 0.5), torch.full((4,), torch.nan)])
+    pool = {"input": torch.arange(54.0).view(54, 1), "key": key}
+    GradientDiversity(gradients, sample=6).select(pool, 50, generator=torch.Generator())
+    (rows,) = asked
+    assert rows[6:] == [50.0, 51.0, 52.0, 53.0]
+    assert len(set(rows[:6])) == 6
+    assert max(rows[:6]) < 50
+    GradientDiversity(gradients).select({"input": torch.ones(3, 1)}, 3, generator=torch.Generator())
+    assert len(asked) == 1
+
+
+def test_similar_rows_never_enter_a_full_memory():
+    pool = {"input": torch.ones(40, 2), "key": torch.cat([torch.full((5,), 1.1), torch.full((35,), torch.nan)])}
+    before = pool["key"].clone()
+    chosen = rank(GradientDiversity(by_input), pool, 5, generator=torch.Generator())
+    assert chosen.index.tolist() == [0, 1, 2, 3, 4]
+    torch.testing.assert_close(pool["key"], before, equal_nan=True)
+
+
+def test_no_gradient_no_direction():
+    key = torch.tensor([0.0, 0.0, torch.nan, torch.nan])
+    pool = {"input": torch.tensor([[1.0], [1.0], [0.0], [-1.0]]), "key": key}
+    chosen = rank(GradientDiversity(by_input), pool, 4, generator=torch.Generator())
+    assert chosen.score is not None
+    assert dict(zip(chosen.index.tolist(), chosen.score.tolist(), strict=True)) == {0: 0.0, 1: 0.0, 3: 0.0, 2: 1.0}
+    # opposite rows held with score 0 have no chance to go: the lottery is still well defined
+    assert rank(GradientDiversity(by_input), pool, 2, generator=torch.Generator()).index.tolist() == [0, 1]
+
+
+def test_fewer_rows_than_held_are_the_most_different():
+    pool = {"input": torch.ones(4, 1), "key": torch.tensor([1.5, 0.2, 0.9, 0.3])}
+    assert GradientDiversity(by_input).select(pool, 2, generator=torch.Generator()).tolist() == [1, 3]
+    assert GradientDiversity(by_input).select(pool, 0, generator=torch.Generator()).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("gradients", "message"),
+    [
+        (lambda rows: rows["input"][:2], r"gradients has shape \(2, 2\); expected \(3, P\)"),
+        (lambda rows: rows["input"].sum(1), r"gradients has shape \(3,\)"),
+        (lambda rows: rows["input"] / 0, "gradients has length (nan|inf) in row 0; expected finite"),
+    ],
+)
+def test_bad_gradients_are_named(gradients, message):
+    pool = {"input": torch.ones(3, 2), "key": torch.tensor([1.1, torch.nan, torch.nan])}
+    with pytest.raises(ValueError, match=message):
+        GradientDiversity(gradients).select(pool, 1, generator=torch.Generator())
+
+
+def test_other_bad_input_is_named():
+    with pytest.raises(ValueError, match=r"pool\['key'\] has -3\.0; expected scores from 0 to 2"):
+        GradientDiversity(by_input).select({"key": torch.tensor([0.1, -3.0])}, 1, generator=torch.Generator())
+    with pytest.raises(ValueError, match="sample is 0; expected at least 1 row"):
+        GradientDiversity(by_input, sample=0)
+    with pytest.raises(ValueError, match="has no column 'gradient'"):
+        StoredGradientDiversity().select({"label": torch.zeros(3)}, 2, generator=torch.Generator())
+
+
+def test_needs():
+    assert GradientDiversity(by_input).needs == ("key",)
+    assert StoredGradientDiversity("g").needs == ("g", "key")
