@@ -80,7 +80,7 @@ def nbytes(batch: Mapping[str, Tensor]) -> int:
     total = 0
     for values in batch.values():
         if values.is_nested:
-            total += values.values().nbytes + values.offsets().nbytes
+            total += values.values().nbytes + offsets_of(values).nbytes
         else:
             total += values.nbytes
     return total
@@ -106,6 +106,12 @@ def jagged(rows: Iterable[Tensor | str | bytes | Sequence[int]]) -> Tensor:
 def from_offsets(values: Tensor, offsets: Tensor) -> Tensor:
     """Nested tensor whose row ``i`` is ``values[offsets[i]:offsets[i + 1]]``."""
     return torch.nested.nested_tensor_from_jagged(values, offsets)
+
+
+def offsets_of(rows: Tensor) -> Tensor:
+    """Where the rows of a nested tensor start in its values, and where the last one ends; int64 (n + 1,)."""
+    offsets: Tensor = rows.offsets()  # type: ignore[attr-defined]
+    return offsets
 
 
 def texts(rows: Tensor) -> list[str]:
@@ -137,7 +143,7 @@ def _as_row(row: Tensor | str | bytes | Sequence[int]) -> Tensor:
 def _take_column(values: Tensor, index: Tensor) -> Tensor:
     if not values.is_nested:
         return values.index_select(0, index.to(values.device))
-    flat, offsets = values.values(), values.offsets()
+    flat, offsets = values.values(), offsets_of(values)
     index = index.to(offsets.device)
     return from_offsets(*gather_jagged(flat, offsets[index], offsets[index + 1] - offsets[index]))
 
@@ -158,6 +164,6 @@ def _concat_column(name: str, parts: list[Tensor]) -> Tensor:
         raise ValueError(f"column {name!r} differs between the batches: {described}")
     if not parts[0].is_nested:
         return torch.cat(parts)
-    lengths = torch.cat([part.offsets().diff() for part in parts])
+    lengths = torch.cat([offsets_of(part).diff() for part in parts])
     offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     return from_offsets(torch.cat([part.values() for part in parts]), offsets)

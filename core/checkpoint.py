@@ -17,7 +17,7 @@ from torch import nn
 
 from .memory import ReplayMemory
 from .random_state import RandomState
-from .stores.files import _to_disk as to_disk
+from .stores.files import to_disk
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Checkpoints:
         to_disk(draft)
         os.replace(draft, self.folder / "latest")
         to_disk(self.folder)
-        found = sorted((path for path in self.folder.iterdir() if _place(path) is not None), key=_place)
+        found = sorted((path for path in self.folder.iterdir() if _place(path)), key=lambda path: _place(path) or ())
         last = found.index(folder)
         for path in [*found[: max(0, last + 1 - self.keep)], *found[last + 1 :]]:
             shutil.rmtree(path, ignore_errors=True)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from .batch import Batch, from_offsets, take
+from .batch import Batch, from_offsets, offsets_of, take
 from .mixers.view import View, columns_of
 from .stores.rows import Rows
 
@@ -129,7 +129,7 @@ class Replicas:
     def _collect(self, values: Tensor, sizes: list[int]) -> Tensor:
         """The rows of every process, on the device of ``values``."""
         if values.is_nested:
-            lengths = self._collect(values.offsets().diff(), sizes)
+            lengths = self._collect(offsets_of(values).diff(), sizes)
             items = values.values()
             return from_offsets(self._collect(items, self._sizes({"items": items})), _offsets(lengths))
         trailing, longest = values.shape[1:], max(sizes)
@@ -147,7 +147,7 @@ class Replicas:
     def _spread(self, values: Tensor) -> Tensor:
         """``values`` of rank 0, which may have another number of rows."""
         if values.is_nested:
-            lengths = self._spread(values.offsets().diff())
+            lengths = self._spread(offsets_of(values).diff())
             return from_offsets(self._spread(values.values()), _offsets(lengths))
         device = self.accelerator.device
         rows = torch.tensor([len(values)], device=device)

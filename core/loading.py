@@ -86,7 +86,7 @@ def batches(
     return DataLoader(table, batch_size=size, sampler=sampler, drop_last=drop_last, collate_fn=_as_it_is)
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 
@@ -130,8 +130,8 @@ class Feed:
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """The batches of ``epoch`` after the first ``skip``."""
         for part in self._parts:
-            if hasattr(part, "set_epoch"):
-                part.set_epoch(epoch)
+            if set_epoch := getattr(part, "set_epoch", None):
+                set_epoch(epoch)
         resumed, self._resumed = self._resumed, None
         if skip and resumed is not None:
             set_random_state(resumed[0], self._generators)
@@ -156,8 +156,10 @@ class Feed:
         prepared: Any = self._prepared
         if not isinstance(prepared, DataLoader):
             return islice(prepared, skip, None)
-        rest = self._accelerator.skip_first_batches(prepared, skip)
+        shared: Any = prepared
+        rest: Any = self._accelerator.skip_first_batches(shared, skip)
         # accelerate forgets these two, and with them which rows of the last batch are repetitions
-        rest.batch_sampler.batch_size = prepared.total_batch_size
-        rest._drop_last = prepared._drop_last
-        return rest
+        rest.batch_sampler.batch_size = shared.total_batch_size
+        rest._drop_last = shared._drop_last
+        remaining: Iterable[Batch] = rest
+        return remaining

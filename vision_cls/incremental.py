@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.batch import Batch
+from ..core.checkpoint import Progress
 from ..core.loading import batches
 from ..core.memory import ReplayMemory
 from ..core.mixers.view import View
 from ..core.protocols.metrics import AccuracyMatrix, BaseNovel, accuracy_by_group, base_novel
 from ..core.protocols.sessions import Sessions
-from ..core.training import Progress, Remember, fit, picker
+from ..core.training import Remember, fit, picker
 from .backbones import Classifier
 from .data import ImageSet
 
@@ -201,7 +202,7 @@ def predict(model: Classifier, images: ImageSet, classes: Tensor, batch_size: in
     device = next(model.parameters()).device
     tell = in_evaluation(model, model)
     parts = []
-    for index in torch.arange(len(images)).split(batch_size):  # type: ignore[no-untyped-call]
+    for index in torch.arange(len(images)).split(batch_size):
         logits = tell(images.batch(index)["input"].to(device))
         parts.append(classes[logits[:, classes.to(device)].argmax(1).cpu()])
     return torch.cat(parts)

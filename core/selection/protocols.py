@@ -104,6 +104,10 @@ class Pool(Mapping[str, Tensor]):
         """Rows ``start .. stop - 1`` of a column; of a compressed column only these are decoded."""
         return self[name][start:stop]
 
+    def gather(self, name: str, index: Tensor) -> Tensor:
+        """Rows ``index`` of one column, copied; of a compressed column only these are decoded."""
+        return take({name: self[name]}, index)[name]
+
     def take(self, index: Tensor) -> Batch:
         """Rows ``index`` of every column, copied."""
         return take(self._columns, index)
@@ -131,7 +135,7 @@ class _Subset(Pool):
         return int(self._index.numel())
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.derived(("column", name), lambda: take({name: self._parent[name]}, self._index)[name])
+        return self.derived(("column", name), lambda: self._parent.gather(name, self._index))
 
     def take(self, index: Tensor) -> Batch:
         return self._parent.take(self._index[index])
@@ -191,7 +195,7 @@ def rank(
 
 
 def top(scores: Tensor, k: int) -> Selection:
-    """The ``k`` highest of ``scores`` (N,), best first; on equal scores the earlier row first.
+    """The ``k`` highest of ``scores`` (N,), best first; on equal scores the earlier row first, NaN last.
 
     >>> top(torch.tensor([1.0, 3.0, 3.0, 2.0]), 2).index.tolist()
     [1, 2]
@@ -199,9 +203,12 @@ def top(scores: Tensor, k: int) -> Selection:
     k = min(k, scores.numel())
     if k == 0:
         return Selection(torch.empty(0, dtype=torch.int64), scores[:0])
-    least = torch.topk(scores, k).values[-1]
-    above = (scores >= least).nonzero().squeeze(1)
+    ranked = (
+        scores.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf) if scores.is_floating_point() else scores
+    )
+    least = torch.topk(ranked, k).values[-1]
+    above = (ranked >= least).nonzero().squeeze(1)
     # topk leaves the order of ties open; a stable sort of the few rows that can be among them does not
-    order = torch.sort(scores[above], descending=True, stable=True).indices[:k]
+    order = torch.sort(ranked[above], descending=True, stable=True).indices[:k]
     index = above[order]
     return Selection(index.cpu(), scores[index])

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from ..batch import from_offsets, gather_jagged, jagged
+from ..batch import from_offsets, gather_jagged, jagged, offsets_of
 
 Index: TypeAlias = slice | Tensor
 """Rows of a storage: a slice, or int64 slots on the CPU."""
@@ -448,7 +448,7 @@ class _RaggedStorage(Storage):
 
     def encode(self, values: Tensor, rows: Tensor | None) -> tuple[Tensor, Tensor]:
         flat = values.values()
-        offsets: Tensor = values.offsets().cpu()  # type: ignore[attr-defined]
+        offsets = offsets_of(values).cpu()
         if rows is None:
             return flat.to(self._values.device), offsets
         return gather_jagged(flat.to(self._values.device), offsets[rows], offsets[rows + 1] - offsets[rows])

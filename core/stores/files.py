@@ -50,16 +50,16 @@ def write_save(folder: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
         }
         (draft / _MANIFEST).write_text(json.dumps({**manifest, "seal": _seal(manifest)}, indent=1))
         (draft / data.name).chmod((draft / _MANIFEST).stat().st_mode)  # safetensors grants others nothing
-        _to_disk(draft / data.name)
-        _to_disk(draft / _MANIFEST)
+        to_disk(draft / data.name)
+        to_disk(draft / _MANIFEST)
         os.replace(draft / data.name, data)
-        _to_disk(folder)
+        to_disk(folder)
         os.replace(draft / _MANIFEST, folder / _MANIFEST)
     except Exception:
         data.unlink(missing_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    _to_disk(folder)
+    to_disk(folder)
     shutil.rmtree(draft, ignore_errors=True)
     for path in folder.glob("data-*.safetensors"):
         if path != data:
@@ -114,7 +114,7 @@ def _seal(manifest: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def to_disk(path: Path) -> None:
     """Forces a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -51,6 +51,10 @@ class StorePool(Pool):
         column = self._table.columns.get(name)
         return self[name][start:stop] if column is None else column.view(stop, start)
 
+    def gather(self, name: str, index: Tensor) -> Tensor:
+        column = self._table.columns.get(name)
+        return super().gather(name, index) if column is None else column.read(index)
+
     def ids(self, index: Tensor) -> Tensor:
         """Arrival numbers of the rows ``index``."""
         return torch.from_numpy(self._books.ids[index.numpy()])
@@ -62,19 +66,27 @@ class StorePool(Pool):
 
 
 class Union(Pool):
-    """The rows a pool holds, followed by those of a batch that just arrived."""
+    """The rows a pool holds, followed by those of a batch that just arrived.
 
-    def __init__(self, held: Pool, batch: Batch, n: int, seen: int) -> None:
+    With ``forget_keys`` all of them count as new: the keys held are those of another policy.
+    """
+
+    def __init__(self, held: Pool, batch: Batch, n: int, seen: int, forget_keys: bool = False) -> None:
         super().__init__(batch)
         self._held = held
         self._n = n
         self._seen = seen
+        self._forget_keys = forget_keys
 
     @property
     def size(self) -> int:
         return self._held.size + self._n
 
     def __getitem__(self, name: str) -> Tensor:
+        if name == "key" and self._forget_keys:
+            return torch.full((self.size,), math.nan, dtype=torch.float64)
+        if not self._n:
+            return self._held[name]
         return self.derived(("column", name), lambda: _joined({name: self._held[name]}, {name: self._new(name)})[name])
 
     def _new(self, name: str) -> Tensor:
@@ -87,12 +99,14 @@ class Union(Pool):
         return self._columns[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._columns, *BOOKS])
+        return iter(self._held) if not self._n else iter([*self._columns, *BOOKS])
 
     def __len__(self) -> int:
-        return len(self._columns) + len(BOOKS)
+        return sum(1 for _ in self)
 
     def take(self, index: Tensor) -> Batch:
+        if not self._n:
+            return self._held.take(index)
         size = self._held.size
         held, new = index[index < size], index[index >= size] - size
         arrived = take({**self._columns, "id": self._new("id")}, new)

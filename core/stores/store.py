@@ -301,7 +301,7 @@ class Store:
                     self._labels(values)
                 encoded = self._table.encode(values, None)
                 self._afford(values)
-                pool = Union(self._pool, values, n, self.seen)
+                pool = Union(self._pool, values, n, self.seen, forget_keys=repr(keep) != repr(self.keep))
             index, ranks = self._ranked(keep, min(self.capacity, k or self.capacity), pool)
             if n and self._keyed is not None:
                 arrived = torch.from_numpy(self._keys(values, n))
@@ -519,7 +519,7 @@ class Store:
         self._set_policy(keep)
         books = Admission(previous.capacity, self._keep_generator, self._group is not None)
         slots = np.arange(previous.size)
-        keys = np.zeros(previous.size)
+        keys = np.full(previous.size, np.nan)  # unknown, to a policy that gives them as it ranks
         if self._keyed is not None and previous.size:
             keys = self._keys({name: self._pool[name] for name in self._table.columns}, previous.size, previous.ids)
         books.place(slots, previous.ids[: previous.size], keys)
