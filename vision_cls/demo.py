@@ -149,6 +149,8 @@ def run(method: Method, start: Start, lr: float, seed: int) -> Outcome:
         if method.shuffled and learner.memory is not None:
             _shuffle_labels(learner.memory.source, seed)
         outcome.observe(model, start.sessions, number, start.test)
+    if learner.memory is not None:
+        outcome.memory_bytes = int(getattr(learner.memory.source, "nbytes", 0))
     return outcome
 
 

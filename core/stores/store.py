@@ -290,7 +290,6 @@ class Store:
         values: Batch = {}
         n = 0
         encoded = keys = None
-        pool: Pool = self._pool
         try:
             if candidates is not None:
                 values, n = self._match(candidates)
@@ -301,7 +300,7 @@ class Store:
                     self._labels(values)
                 encoded = self._table.encode(values, None)
                 self._afford(values)
-                pool = Union(self._pool, values, n, self.seen, forget_keys=repr(keep) != repr(self.keep))
+            pool = Union(self._pool, values, n, self.seen, forget_keys=repr(keep) != repr(self.keep))
             index, ranks = self._ranked(keep, min(self.capacity, k or self.capacity), pool)
             if n and self._keyed is not None:
                 arrived = torch.from_numpy(self._keys(values, n))

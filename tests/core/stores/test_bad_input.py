@@ -20,13 +20,10 @@ KINDS = {"half": Half(), "levels": Quantized(), "logits": Growable(), "token": R
 
 POLICIES = [
     Reservoir(),
-    Fifo(),
     TopScore("score"),
     WeightedReservoir("score"),
     Herding(),
-    KCenter(),
     ClassBalanced(Reservoir()),
-    ClassBalanced(TopScore("score")),
     ClassBalanced(Herding()),
 ]
 any_policy = pytest.mark.parametrize("keep", POLICIES, ids=repr)

@@ -416,6 +416,11 @@ def test_a_forgotten_class_starts_anew(inner: Any) -> None:
     assert store.summary()["classes"] == {0: 3, 1: 3, 2: 3}
 
 
+def all_bytes(tensor: Tensor) -> bytes:
+    """The whole memory behind a tensor, be it a view or not."""
+    return torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).numpy().tobytes()
+
+
 def traces(store: Store, pattern: bytes) -> list[str]:
     """Where in its own memory the store holds ``pattern``."""
 
@@ -426,7 +431,7 @@ def traces(store: Store, pattern: bytes) -> list[str]:
             return []
         seen[id(thing)] = thing
         if isinstance(thing, Tensor):
-            return [f"a tensor {tuple(thing.shape)}"] * (pattern in bytes(thing.untyped_storage()))
+            return [f"a tensor {tuple(thing.shape)}"] * (pattern in all_bytes(thing))
         if isinstance(thing, np.ndarray):
             return [f"an array {thing.shape}"] * (pattern in thing.tobytes())
         if isinstance(thing, int) and not isinstance(thing, bool):
