@@ -17,8 +17,9 @@ class ClassBalanced(Ranker):
     """Applies ``inner`` inside each class and gives every class the same share of the rows.
 
     A class with fewer rows than its share leaves the rest to the others; what does not divide evenly goes to classes
-    drawn at random. As a store's ``keep``, a full store makes room by giving up the worst row of its largest class:
-    with ``Reservoir()`` inside, each class is a uniform sample of its own stream. The classes need not be known.
+    drawn at random. As a store's ``keep``, a full store makes room by giving up the worst row of its largest class, or
+    of the new row's own class if that is as large but for one row: with ``Reservoir()`` inside, each class is a uniform
+    sample of its own stream. The classes need not be known.
 
     Args:
         inner: the selector inside a class.
