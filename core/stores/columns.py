@@ -127,6 +127,7 @@ def all_finite(values: Tensor) -> Tensor | bool:
     return values.isfinite().all()
 
 
+@torch.inference_mode(False)  # what is allocated in inference mode could not be written to outside it
 def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device, folder: Path | None, name: str) -> Tensor:
     """Uninitialised memory; in a shared memory-mapped file under ``folder`` if one is given."""
     if folder is None or math.prod(shape) == 0:
@@ -429,8 +430,9 @@ class _RaggedStorage(Storage):
         self.name, self.kind, self._folder = name, kind, folder
         flat = sample.values()
         self._dtype, self._shape = flat.dtype, flat.shape[1:]
-        self._starts = torch.zeros(capacity, dtype=torch.int64)
-        self._lengths = torch.zeros(capacity, dtype=torch.int64)
+        with torch.inference_mode(False):
+            self._starts = torch.zeros(capacity, dtype=torch.int64)
+            self._lengths = torch.zeros(capacity, dtype=torch.int64)
         self._values = allocate((0, *self._shape), self._dtype, device, None, name)
         self._end = 0
 
