@@ -102,9 +102,7 @@ def fit(
             f"out is {str(out)!r}, which holds a run; expected another folder, or resume=True to go on with it"
         )
     if accelerator is None:
-        from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
-
-        accelerator = Accelerator()
+        accelerator = new_accelerator()
     memory = ReplayMemory(mix=CrossEntropy()) if memory is None else memory
     last_step = math.inf if steps is None else steps
     last_epoch = (1 if epochs is None else epochs) if steps is None else math.inf
@@ -326,6 +324,25 @@ def _prepared(
             model.__dict__.pop("_is_accelerate_prepared", None)
         if memory.source is None:
             memory.detach()
+
+
+def new_accelerator(**options: Any) -> Any:
+    """An `accelerate.Accelerator` that has all the processes that were started, also where there are only CPUs.
+
+    Args:
+        options: for the accelerator.
+
+    Raises:
+        RuntimeError: ``WORLD_SIZE`` names another number of processes than take part.
+    """
+    from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
+
+    # without a word from us, accelerate takes processes on a CPU for runs of their own
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != started:
+        raise RuntimeError(f"{started} processes were started but {accelerator.num_processes} take part; use torchrun")
+    return accelerator
 
 
 def picker(remember: Sequence[str] | Remember | None) -> Remember:

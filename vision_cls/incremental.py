@@ -138,6 +138,7 @@ class Learner:
     def _fill(self, model: WithFeatures, rows: Batch) -> None:
         """Offers the rows of the session to the memory, each once, as the model sees them now."""
         assert self.memory is not None
+        self.memory.detach()  # every process has all the rows, so there is nothing to gather from the others
         tell, pick = in_evaluation(model, model), picker(self.remember)
         device = next(model.parameters()).device
         for start in range(0, len(rows["label"]), 256):

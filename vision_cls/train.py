@@ -14,6 +14,7 @@ from typing import Any, Literal
 from ..arguments import Parser, near_miss
 from ..core.protocols.sessions import Sessions
 from ..core.reporting import Results
+from ..core.training import new_accelerator
 from .backbones import MLP, Classifier
 from .data import Data, Digits
 from .incremental import Learner, Outcome, Stage, learn_sessions
@@ -59,10 +60,9 @@ def train(
         out: folder for the results.
         resume: go on with the run in ``out``.
     """
-    from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
     from accelerate.utils import set_seed  # type: ignore[import-untyped,unused-ignore]
 
-    accelerator = Accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation)
+    accelerator = new_accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation)
     set_seed(seed)
     train_set, test_set = data.load("train"), data.load("test")
     stream = Sessions(train_set.labels, base, way, shot, sessions, class_order, seed=seed)

@@ -258,11 +258,8 @@ class Store:
         books.seen += n
         if len(new):
             books.recount(None if self._group is None else self._labels_held())
-        left = gone[len(new) :]
-        if len(left):
-            source, target = self._take_out(left)
-            moved = dict(zip(source.tolist(), target.tolist(), strict=True))
-            slots.apply_(lambda slot: moved.get(slot, slot))
+        # the new rows took the first of the slots that became free, so that none of them moves here
+        self._take_out(gone[len(new) :])
         self._pool.changed()
         return slots
 
@@ -836,7 +833,7 @@ class Store:
         self._table.write(slots, encoded, rows)
         self._pool.changed()
 
-    def _take_out(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _take_out(self, slots: NDArray[np.int64]) -> None:
         """Rows in distinct slots leave; the last rows move into the holes, and what was freed is overwritten."""
         size = len(self)
         source, target = self._books.remove(slots)
@@ -844,7 +841,6 @@ class Store:
             self._table.move(torch.from_numpy(source), torch.from_numpy(target))
             self._table.clear(len(self), size)
             self._pool.changed()
-        return source, target
 
     def _set_capacity(self, capacity: int) -> None:
         self._books.resize(capacity)

@@ -169,7 +169,7 @@ def kill_while_saving(kills: int, folder: Path) -> None:
 
 def test_a_full_disk(tmp_path: Path) -> None:
     pytest.importorskip("resource")
-    run("full", tmp_path)
+    run("full", tmp_path / "save")
 
 
 def save_with_too_little_room(folder: Path) -> None:
@@ -178,8 +178,9 @@ def save_with_too_little_room(folder: Path) -> None:
     store = small()
     store.save(folder)
     before = listing(folder)
-    store.add({**{name: values for name, values in store.rows().items()}})
-    size = (folder / manifest_of(folder)["data"]).stat().st_size
+    store.add(store.rows())
+    store.save(folder.parent / "elsewhere")
+    size = data_of(folder.parent / "elsewhere").stat().st_size
     for room in (0, 1, 100, size - 1):
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         try:

@@ -669,12 +669,18 @@ def test_search_sees_every_change() -> None:
     store = Store(200, keep=Fifo(), columns={"feature": Quantized()})
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(3, 4, generator=generator)
-    for _ in range(30):
-        store.add({"feature": torch.randn(20, 4, generator=generator)})
-        if len(store) > 50:
-            store.remove(store.draw(3))
-            store.update(store.draw(2), feature=torch.randn(2, 4, generator=generator))
-        for _ in range(4):
+    changes = [
+        lambda: store.add({"feature": torch.randn(20, 4, generator=generator)}),
+        lambda: store.remove(store.draw(3)),
+        lambda: store.update(store.draw(20), feature=torch.randn(20, 4, generator=generator)),
+        lambda: store.resize(store.capacity - 3),
+        lambda: store.consolidate(Herding(), len(store) - 2),
+        lambda: store.refresh(lambda x: x.roll(1, 0), "feature", "feature"),
+    ]
+    store.add({"feature": torch.randn(90, 4, generator=generator)})
+    for change in changes * 3:
+        change()
+        for _ in range(9):  # often enough for whatever is worth remembering
             scores, slots = store.search({"feature": query}, 5)
         features = torch.nn.functional.normalize(store.rows()["feature"], dim=1)
         expected = torch.nn.functional.normalize(query, dim=1) @ features.t()
