@@ -504,8 +504,10 @@ class Store:
 
     def _surplus(self, capacity: int) -> NDArray[np.int64]:
         """Slots of the rows that a store of ``capacity`` rows would give up."""
-        if len(self) <= capacity or self._keyed is not None:
-            return self._books.evict(max(0, len(self) - capacity))
+        if len(self) <= capacity:
+            return np.empty(0, np.int64)
+        if self._keyed is not None:
+            return self._books.evict(len(self) - capacity)
         kept = rank(self.keep, self._pool, capacity, generator=self._keep_generator).index
         self._check_selection(kept, len(self), capacity)
         return np.setdiff1d(np.arange(len(self)), kept.numpy())
@@ -835,12 +837,13 @@ class Store:
 
     def _take_out(self, slots: NDArray[np.int64]) -> None:
         """Rows in distinct slots leave; the last rows move into the holes, and what was freed is overwritten."""
+        if not len(slots):
+            return
         size = len(self)
         source, target = self._books.remove(slots)
-        if len(slots):
-            self._table.move(torch.from_numpy(source), torch.from_numpy(target))
-            self._table.clear(len(self), size)
-            self._pool.changed()
+        self._table.move(torch.from_numpy(source), torch.from_numpy(target))
+        self._table.clear(len(self), size)
+        self._pool.changed()
 
     def _set_capacity(self, capacity: int) -> None:
         self._books.resize(capacity)

@@ -217,6 +217,8 @@ def test_the_seed_changes_results_and_the_same_seed_does_not() -> None:
     assert kept[0] == kept[1] != kept[2]
     drawn = [filled(100, seed=seed).draw(10).ids.tolist() for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
+    tensors = Store(5, seed=3).state_dict()["tensors"]
+    assert not torch.equal(tensors["draw_generator"], tensors["books.generator"])
 
 
 @any_policy
