@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,11 +31,12 @@ def sample_distinct(n: int, k: int, generator: torch.Generator) -> Tensor:
     k = min(k, n)
     if 2 * k >= n:
         return torch.randperm(n, generator=generator)[:k]
-    index = torch.randint(n, (k,), generator=generator)
     # the distinct values of uniform draws, in the order they first appear, are a uniform draw without replacement
-    chosen = dict.fromkeys(index.tolist())
-    if len(chosen) == k:
-        return index
+    index = torch.randint(n, (k + k * k // n + 2,), generator=generator).numpy()
+    drawn = index.tolist()
+    if len(set(drawn[:k])) == k:
+        return torch.from_numpy(index[:k])
+    chosen = dict.fromkeys(drawn)
     while len(chosen) < k:
         chosen.update(dict.fromkeys(torch.randint(n, (k - len(chosen),), generator=generator).tolist()))
-    return torch.tensor(list(chosen))
+    return torch.from_numpy(np.fromiter(chosen, np.int64, k))

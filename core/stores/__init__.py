@@ -1,8 +1,9 @@
 """Stores: where experience lives, and what is kept."""
 
 from .calibration import Calibrated, tukey
-from .columns import BFloat16, ColumnKind, Growable, Half, Plain, Quantized, Ragged
+from .columns import BFloat16, ColumnKind, Growable, Half, Plain, Quantized
 from .gaussian import GaussianStore
+from .ragged import Ragged
 from .rows import Rows
 from .store import Store
 

@@ -10,7 +10,9 @@ unit Poisson process over (weight seen so far) x (height) has the same law: the 
 above its stretch of weight. Only points lower than ``-threshold`` matter, and those are drawn ahead in blocks; rows
 between two points cost one comparison. This is the exponential jump of Efraimidis & Spirakis (A-ExpJ, Information
 Processing Letters 97, 2006) and, for equal weights, that of Li (Algorithm L, ACM TOMS 20, 1994), drawn many at a time.
-Everything happens in stream order, so the result does not depend on how the stream was cut into batches.
+In a single stream of equal weights the competition among the rows of a block is settled as soon as the block is drawn
+(`LookAhead`), so that a batch costs little more than writing what stays. Everything happens in stream order, so the
+result does not depend on how the stream was cut into batches.
 """
 
 from __future__ import annotations
@@ -27,50 +29,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_NONE = np.empty(0)
-
-
-class Uniforms:
-    """Uniform float64 numbers in [0, 1), drawn from a generator in blocks and handed out in order."""
-
-    block = 1024
-
-    def __init__(self, generator: torch.Generator) -> None:
-        self.generator = generator
-        self._values: NDArray[np.float64] = _NONE
-        self._at = 0
-        self._state = generator.get_state()
-
-    def take(self, n: int) -> NDArray[np.float64]:
-        """The next ``n`` numbers."""
-        if self._at + n <= len(self._values):
-            self._at += n
-            return self._values[self._at - n : self._at]
-        head = self._values[self._at :]
-        n -= len(head)
-        whole = n - n % self.block
-        parts = [head, self._draw(whole)]
-        self._state = self.generator.get_state()
-        self._values = self._draw(self.block) if n > whole else _NONE
-        self._at = n - whole
-        return np.concatenate([*parts, self._values[: self._at]])
-
-    def _draw(self, n: int) -> NDArray[np.float64]:
-        values: NDArray[np.float64] = torch.rand(n, dtype=torch.float64, generator=self.generator).numpy()
-        return values
-
-    def state(self) -> tuple[Tensor, Tensor, int]:
-        """The generator's state now and before the current block, and the position in the block; 0 if it is used up."""
-        now = self.generator.get_state()
-        return (now, self._state.clone(), self._at) if self._at < len(self._values) else (now, now.clone(), 0)
-
-    def restore(self, now: Tensor, before: Tensor, at: int) -> None:
-        """Continues where `state` was taken."""
-        self.generator.set_state(before)
-        self._state, self._values, self._at = before.clone(), _NONE, 0
-        if at:
-            self._values, self._at = self._draw(self.block), at
-        self.generator.set_state(now)  # others may have used it since the block was drawn
+from .look_ahead import NOTHING, Accepted, LookAhead, Reserve, contest
+from .uniforms import Uniforms
 
 
 class Stream:
@@ -91,16 +51,31 @@ class Stream:
         self.pool: list[tuple[float, int, int]] = []  # (-key, id, slot) of rows to go, the next to go last
         self.bound = math.inf  # rows whose -key is at or above this are all in the pool
 
+    def lowest_by_row(self) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+        """Rows before that of the last point which have points, the lowest height of each; and that last row."""
+        rows = np.array(self.points).astype(np.int64)
+        stop = int(rows[-1])
+        rows = rows[: np.searchsorted(rows, stop)]
+        heights = np.array(self.heights[: len(rows)])
+        first = np.flatnonzero(np.diff(rows, prepend=-1))
+        return rows[first], np.minimum.reduceat(heights, first), stop
 
-class Accepted(NamedTuple):
-    """Rows of a batch that stay, and the slots they take, in the same order.
 
-    ``contiguous`` says that both are ranges that rise by one.
+class Contenders(NamedTuple):
+    """Rows of a batch that may win.
+
+    Attributes:
+        counts: rows of the batch by label.
+        found: row, label and where the row ends on the axis of its stream, in the order of the rows.
     """
 
-    rows: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    contiguous: bool
+    counts: Counter[int]
+    found: list[tuple[int, int, float]]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The rows, rising."""
+        return np.array([row for row, _, _ in self.found], np.int64)
 
 
 class Admission:
@@ -122,11 +97,14 @@ class Admission:
         self.seen = 0
         self.ids = np.empty(capacity, np.int64)
         self.keys = np.empty(capacity, np.float64)
-        self.ranks = np.empty(capacity, np.int64)
+        self.ranks = np.full(capacity, -1)
         self.labels = np.empty(capacity if grouped else 0, np.int64)
+        self._ranked = False
         self.streams: dict[int, Stream] = {}
         if not grouped:
             self._stream(0)
+        self._foreseen: LookAhead | None = None
+        self._reserve: Reserve | None = None
         self._sizes: list[tuple[int, int, int]] = []  # heap of (-count, order, label); stale entries are skipped
         self._slots: list[int] = []  # what the rows of the batch at hand have won, not yet in the books
         self._rows: list[int] = []
@@ -134,21 +112,25 @@ class Admission:
         self._labels: list[int] = []
         self._accepted: dict[int, int] = {}  # slot: row, of the batch at hand
 
-    def candidates(self, n: int) -> list[int] | None:
-        """Rows of the next ``n``, of equal weight, that may be kept (duplicates possible); None stands for all."""
-        if self.grouped:
+    def foreseen(self, n: int) -> Accepted | None:
+        """What the next ``n`` rows, of equal weight, will win, if that is known already."""
+        ahead = self._foreseen
+        if ahead is None:
             return None
-        stream = self.streams[0]
-        end = stream.mass + n
-        if stream.next >= end:
-            return []
-        if stream.next == -math.inf or stream.points[-1] < end:
-            return None
-        stop = bisect_left(stream.points, end, stream.cursor)
-        return [int(point - stream.mass) for point in stream.points[stream.cursor : stop]]
+        start = int(self.streams[0].mass)
+        return ahead.between(start, start + n) if start + n <= ahead.stop else None
 
-    def pass_by(self, n: int) -> None:
-        """The next ``n`` rows, of equal weight, are none of the `candidates`."""
+    def take_in(self, accepted: Accepted, n: int) -> None:
+        """Enters what the next ``n`` rows win, as `foreseen`."""
+        slots = accepted.slots
+        if len(slots):
+            self.ids[slots] = accepted.rows + self.seen
+            self.keys[slots] = accepted.keys
+            if self._ranked:
+                self.ranks[slots] = -1
+            if self.size < self.capacity:
+                self.size = max(self.size, int(slots.max()) + 1)
+                self.streams[0].count = self.size
         self.streams[0].mass += n
         self.seen += n
 
@@ -158,6 +140,7 @@ class Admission:
         labels: Sequence[int] | None = None,
         weights: NDArray[np.float64] | None = None,
         keys: NDArray[np.float64] | None = None,
+        contenders: Contenders | None = None,
     ) -> Accepted:
         """The next ``n`` rows of the stream compete, and what they win is entered in the books.
 
@@ -165,21 +148,26 @@ class Admission:
             labels: the stream of each row, when grouped.
             weights: of each row, not negative; equal if None. A row without weight is never kept.
             keys: of each row, (n,); None draws them by jumps.
+            contenders: of these labels, if they are known already.
         """
-        filled = 0
+        if keys is None and weights is None and (labels is None or self._fits(n)):
+            return self._offer_equal(n) if labels is None else self._fill(n, labels)
         if keys is not None:
             self._offer_keys(keys, labels)
-        elif labels is not None or weights is not None:
-            self._offer_one_by_one([0] * n if labels is None else labels, weights)
-        else:
-            filled = self._offer_equal(n)
+        elif weights is not None:
+            self._offer_weighted([0] * n if labels is None else labels, weights)
+        elif labels is not None:
+            self._offer_labelled(contenders or self.contenders(labels))
         self._write()
+        if not self._accepted:
+            self.seen += n
+            return NOTHING
         n_accepted = len(self._accepted)
         slots = np.fromiter(self._accepted, np.int64, n_accepted)
         rows = np.fromiter(self._accepted.values(), np.int64, n_accepted)
         self._accepted = {}
         self.seen += n
-        return Accepted(rows, slots, contiguous=filled == n_accepted)
+        return Accepted(rows, slots, self.keys[slots])
 
     def _offer_keys(self, keys: NDArray[np.float64], labels: Sequence[int] | None) -> None:
         if labels is not None:
@@ -196,88 +184,152 @@ class Admission:
         if len(rows) < len(keys):
             stream.threshold = max(stream.threshold, float(keys[~hopeful].max()))
 
-    def _offer_equal(self, n: int) -> int:
-        """Rows of equal weight in one stream; returns how many went into free slots in one piece."""
+    def _offer_equal(self, n: int) -> Accepted:
+        """Rows of equal weight in one stream."""
         stream = self.streams[0]
-        start, end, filled = int(stream.mass), stream.mass + n, 0
-        if stream.next == -math.inf:
-            if stream.threshold == -math.inf:
-                filled = min(self.capacity - self.size, n)
-                self._fill(stream, filled)
-            if filled < n:
-                self._draw_points(stream)
-        while filled < n and stream.next < end:
-            points, heights = stream.points, stream.heights
-            # a row is known when the block reaches beyond it
-            known = min(end, math.floor(points[-1]))
-            stop = bisect_left(points, known, stream.cursor)
-            rows: list[int] = []
-            lowest: list[float] = []
-            last = -1
-            for point, height in zip(points[stream.cursor : stop], heights[stream.cursor : stop], strict=True):
-                row = int(point) - start
-                if row != last:
-                    rows.append(row)
-                    lowest.append(height)
-                    last = row
-                elif height < lowest[-1]:
-                    lowest[-1] = height
-            stream.cursor, stream.next = stop, points[stop]
-            self._enter_all(stream, rows, lowest)
-            if known < end:
-                row_end = known + 1.0
-                self._enter(stream, int(known) - start, self._lowest(stream, row_end))
-        stream.mass = end
-        return filled
+        parts = []
+        done = 0
+        if stream.threshold == -math.inf and (done := min(self.capacity - self.size, n)):
+            parts.append(self._fill(done))
+        while done < n:
+            if self._foreseen is None or stream.mass >= self._foreseen.stop:
+                self._foreseen = self._look_ahead(stream)
+            step = min(n - done, self._foreseen.stop - int(stream.mass))
+            part = self._foreseen.between(int(stream.mass), int(stream.mass) + step)
+            self.take_in(part, step)
+            parts.append(part._replace(rows=part.rows + done))
+            done += step
+        return parts[0] if len(parts) == 1 else Accepted.joined(parts)
 
-    def _fill(self, stream: Stream, n: int) -> None:
-        """The first ``n`` rows of the batch into free slots: nothing was ever lost, so every row has its own key."""
+    def _fits(self, n: int) -> bool:
+        """Whether there is room for ``n`` more rows and nothing was ever lost."""
+        return self.size + n <= self.capacity and all(s.threshold == -math.inf for s in self.streams.values())
+
+    def _fill(self, n: int, labels: Sequence[int] | None = None) -> Accepted:
+        """The next ``n`` rows into free slots: nothing was ever lost, so every row has its own key."""
         slots = slice(self.size, self.size + n)
         self.keys[slots] = np.log1p(-self.uniforms.take(n))
         self.ids[slots] = np.arange(self.seen, self.seen + n)
-        self.ranks[slots] = -1
-        self._accepted.update(zip(range(slots.start, slots.stop), range(n), strict=True))
         self.size += n
-        stream.count += n
-        stream.mass += n
+        self.seen += n
+        counts = {0: n}
+        if labels is not None:
+            self.labels[slots] = labels
+            counts = Counter(labels)
+        for label, count in counts.items():
+            stream = self._stream(label)
+            stream.mass += count
+            self._count(stream, count)
+        return Accepted(np.arange(n), np.arange(slots.start, slots.stop), self.keys[slots], contiguous=True)
 
-    def _offer_one_by_one(self, labels: Sequence[int], weights: NDArray[np.float64] | None) -> None:
-        rows: Iterable[int] = range(len(labels))
-        if weights is None:
-            active = set()
-            for label, n in Counter(labels).items():
-                stream = self._stream(label)
-                if stream.next < stream.mass + n:
-                    active.add(label)
-                else:
-                    stream.mass += n
-            if not active:
-                return
-            rows = [row for row in rows if labels[row] in active]
-        for row in rows:
-            stream = self.streams.get(labels[row]) or self._stream(labels[row])
-            weight = 1.0 if weights is None else float(weights[row])
+    def _look_ahead(self, stream: Stream) -> LookAhead:
+        """Who wins among the rows up to the last point drawn, whose own row may have more points to come."""
+        self._catch_up(stream)
+        spare = self.capacity - self.size
+        while not stream.points or int(stream.points[0]) == int(stream.points[-1]):
+            if not spare:
+                stream.threshold = max(stream.threshold, -self._leaving(1).heights[0])
+            self._draw_points(stream)
+        rows, heights, stop = stream.lowest_by_row()
+        hopeful = heights < -stream.threshold
+        rows, heights = rows[hopeful], heights[hopeful]
+        if not spare:
+            ahead, self._reserve = contest(rows, heights, stop, self._leaving(len(rows)))
+            return ahead
+        if spare < len(rows):  # what comes when the store is full is seen then
+            stop = int(rows[spare])
+        return LookAhead(stop, rows[:spare], self.size + np.arange(len(rows[:spare])), heights[:spare])
+
+    def _leaving(self, n: int) -> Reserve:
+        """The rows that go first, at least ``n`` if there are as many; of a single stream."""
+        if self._reserve is None or len(self._reserve.slots) < n:
+            self._reserve = Reserve.of(-self.keys[: self.size], n)
+        return self._reserve
+
+    def _catch_up(self, stream: Stream) -> None:
+        """Brings the threshold and the points ahead to where the stream is."""
+        if self._foreseen is not None:
+            stream.threshold = max(stream.threshold, self._foreseen.lost_before(int(stream.mass)))
+            used = bisect_left(stream.points, stream.mass)
+            stream.points, stream.heights = stream.points[used:], stream.heights[used:]
+            stream.cursor, stream.next = 0, stream.points[0] if stream.points else -math.inf
+
+    def settle(self) -> None:
+        """Forgets what was foreseen; to be called before anything but `offer` changes who is there."""
+        if self._foreseen is not None:
+            stream = self.streams[0]
+            self._catch_up(stream)
+            self._foreseen = self._reserve = None
+
+    def _offer_labelled(self, contenders: Contenders) -> None:
+        """Rows of equal weight, each in the stream of its label."""
+        ends = {label: self._stream(label).mass + n for label, n in contenders.counts.items()}
+        for row, label, end in contenders.found:
+            self._meet(self.streams[label], row, end, 1.0)
+        for label, end in ends.items():
+            self.streams[label].mass = end
+
+    def contenders(self, labels: Sequence[int]) -> Contenders:
+        """Which of the next rows, of equal weight, may be kept in the streams of their labels. Nothing changes."""
+        counts = Counter(labels)
+        found: list[tuple[int, int, float]] = []
+        for label, n in counts.items():
+            stream = self.streams.get(label)
+            start = 0.0 if stream is None else stream.mass
+            own: Iterable[int] = range(n)
+            if stream is not None and stream.next > -math.inf:
+                if stream.next >= start + n:
+                    continue
+                # rows with a point above them, and those beyond the last point
+                points = stream.points[stream.cursor : bisect_left(stream.points, start + n, stream.cursor)]
+                own = {int(point - start) for point in points}
+                if stream.points[-1] < start + n:
+                    own.update(range(int(stream.points[-1] - start), n))
+            at = -1
+            for i in range(max(own) + 1):
+                at = labels.index(label, at + 1)
+                if i in own:
+                    found.append((at, label, start + i + 1.0))
+        found.sort()
+        return Contenders(counts, found)
+
+    def _offer_weighted(self, labels: Sequence[int], weights: NDArray[np.float64]) -> None:
+        """Rows of differing weight."""
+        for row, (label, weight) in enumerate(zip(labels, weights.tolist(), strict=True)):
+            stream = self._stream(label)
             end = stream.mass + weight
-            if stream.next < end and weight:
-                if stream.threshold == -math.inf:
-                    self._enter(stream, row, -math.log1p(-float(self.uniforms.take(1)[0])) / weight)
-                else:
-                    if stream.next == -math.inf:
-                        self._draw_points(stream)
-                    if stream.next < end:
-                        self._enter(stream, row, self._lowest(stream, end))
+            if weight:
+                self._meet(stream, row, end, weight)
             stream.mass = end
+
+    def _meet(self, stream: Stream, row: int, end: float, weight: float) -> None:
+        """Row ``row``, which ends at ``end`` on the weight axis, meets the points above it."""
+        if stream.next >= end:
+            return
+        if stream.threshold == -math.inf:
+            self._enter(stream, row, -math.log1p(-float(self.uniforms.take(1)[0])) / weight)
+            return
+        if stream.next == -math.inf:
+            if not stream.points:
+                stream.mass = end - weight
+            self._lower_bar(stream)
+        if stream.next < end:
+            self._enter(stream, row, self._lowest(stream, end))
+
+    def _lower_bar(self, stream: Stream) -> None:
+        """Draws the next block of points, below the worst row of the stream if that is the one to go."""
+        if self.size == self.capacity and self._giver(stream) is stream:
+            stream.threshold = max(stream.threshold, -self._worst(stream)[0])
+        self._draw_points(stream)
 
     def _draw_points(self, stream: Stream) -> None:
         """The next block of points below the bar; blocks are short where the bar moves fast."""
-        if self.size == self.capacity and self._giver(stream) is stream:
-            stream.threshold = max(stream.threshold, -self._worst(stream)[0])
         limit = -stream.threshold
-        n = max(1, min(stream.count // 8, 1024))
+        n = max(64, min(stream.count // 8, 1024))
         gaps = -np.log1p(-self.uniforms.take(n)) / limit
         gaps[0] += stream.points[-1] if stream.points else stream.mass
-        stream.points = np.cumsum(gaps).tolist()
-        stream.heights = (limit * self.uniforms.take(n)).tolist()
+        stream.points = stream.points[stream.cursor :] + np.cumsum(gaps).tolist()
+        stream.heights = stream.heights[stream.cursor :] + (limit * self.uniforms.take(n)).tolist()
         stream.cursor = 0
         stream.next = stream.points[0]
 
@@ -288,7 +340,7 @@ class Admission:
             lowest = min(lowest, stream.heights[stream.cursor])
             stream.cursor += 1
             if stream.cursor == len(stream.points):
-                self._draw_points(stream)
+                self._lower_bar(stream)
             else:
                 stream.next = stream.points[stream.cursor]
         return lowest
@@ -339,19 +391,24 @@ class Admission:
         if self.size < self.capacity:
             slot = self.size
             self.size += 1
+            self._count(stream, 1)
         else:
             giver = self._giver(stream) if self.grouped else stream
             worst, _, slot = self._worst(giver)
-            if giver is stream and height >= worst:
-                stream.threshold = -height
-                return
-            self._dismiss(giver)
+            if giver is stream:
+                if height >= worst:
+                    stream.threshold = -height
+                    return
+            else:
+                self._count(giver, -1)
+                self._count(stream, 1)
+            giver.pool.pop()
+            giver.threshold = max(giver.threshold, -worst)
         self._slots.append(slot)
         self._rows.append(row)
         self._heights.append(height)
         if self.grouped:
             self._labels.append(stream.label)
-        self._count(stream, 1)
         if height >= stream.bound:
             insort(stream.pool, (height, self.seen + row, slot))
 
@@ -391,12 +448,6 @@ class Admission:
             stream.pool = list(zip(*columns, strict=True))
         return stream.pool
 
-    def _dismiss(self, stream: Stream) -> None:
-        """The worst row of ``stream`` is lost."""
-        height, _, _ = stream.pool.pop()
-        stream.threshold = max(stream.threshold, -height)
-        self._count(stream, -1)
-
     def _count(self, stream: Stream, change: int) -> None:
         stream.count += change
         if self.grouped:
@@ -409,12 +460,20 @@ class Admission:
         """Enters in the books what was won; a slot won twice goes to the later row."""
         if not self._slots:
             return
-        slots = np.array(self._slots)
-        self.ids[slots] = np.array(self._rows) + self.seen
-        self.keys[slots] = -np.array(self._heights)
-        self.ranks[slots] = -1
-        if self.grouped:
-            self.labels[slots] = self._labels
+        if len(self._slots) <= 8:  # numbers one by one are quicker than arrays of a few
+            for i, slot in enumerate(self._slots):
+                self.ids[slot] = self._rows[i] + self.seen
+                self.keys[slot] = -self._heights[i]
+                self.ranks[slot] = -1
+                if self.grouped:
+                    self.labels[slot] = self._labels[i]
+        else:
+            slots = np.array(self._slots)
+            self.ids[slots] = np.array(self._rows) + self.seen
+            self.keys[slots] = -np.array(self._heights)
+            self.ranks[slots] = -1
+            if self.grouped:
+                self.labels[slots] = self._labels
         self._accepted.update(zip(self._slots, self._rows, strict=True))
         self._slots, self._rows, self._heights, self._labels = [], [], [], []
 
@@ -424,14 +483,21 @@ class Admission:
         self, slots: Sequence[int] | NDArray[np.int64], ids: NDArray[np.int64], keys: NDArray[np.float64]
     ) -> None:
         """Enters rows in ``slots`` without competition; slots beyond ``size`` must follow it without a gap."""
+        self.settle()
         if len(slots):
             self.size = max(self.size, int(np.max(slots)) + 1)
         self.ids[slots] = ids
         self.keys[slots] = keys
         self.ranks[slots] = -1
 
+    def rerank(self, slots: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
+        """Rows get the order in which they were chosen."""
+        self.ranks[slots] = ranks
+        self._ranked = True
+
     def evict(self, n: int) -> NDArray[np.int64]:
         """Slots of the ``n`` rows that the competition would give up first; for `remove`."""
+        self.settle()
         order = np.lexsort((self.ids[: self.size], -self.keys[: self.size]))  # those to go first come last
         labels = self.labels[order] if self.grouped else np.zeros(self.size, np.int64)
         members = {label: order[labels == label].tolist() for label in self.streams}
@@ -452,6 +518,7 @@ class Admission:
         Returns:
             Where rows moved from, and to.
         """
+        self.settle()
         size = self.size - len(slots)
         gone = np.zeros(self.size, bool)
         gone[slots] = True
@@ -459,13 +526,14 @@ class Admission:
         source = size + np.flatnonzero(~gone[size:])
         for column in (self.ids, self.keys, self.ranks, *([self.labels] if self.grouped else [])):
             column[target] = column[source]
-            column[size : self.size] = 0
+            column[size : self.size] = -1 if column is self.ranks else 0
         self.size = size
         self.recount()
         return source, target
 
     def recount(self, labels: NDArray[np.int64] | None = None) -> None:
         """Streams take stock of the rows held, after rows were removed or given the labels (size,)."""
+        self.settle()
         if labels is not None:
             self.labels[: self.size] = labels
         counts = {0: self.size}
@@ -488,6 +556,8 @@ class Admission:
 
     def join(self, other: Admission, later: float = 0.0) -> None:
         """What was lost elsewhere counts as lost here too, with keys higher by ``later``, and what was seen as seen."""
+        self.settle()
+        other.settle()
         for stream in other.streams.values():
             own = self._stream(stream.label)
             own.threshold = max(own.threshold, stream.threshold + later)
@@ -504,15 +574,17 @@ class Admission:
 
     def resize(self, capacity: int) -> None:
         """Room for ``capacity`` rows, at least as many as are held."""
+        self.settle()
         for name in ("ids", "keys", "ranks", *(["labels"] if self.grouped else [])):
             old = getattr(self, name)
-            new = np.empty(capacity, old.dtype)
+            new = np.full(capacity, -1, old.dtype)
             new[: self.size] = old[: self.size]
             setattr(self, name, new)
         self.capacity = capacity
 
     def state(self) -> dict[str, Tensor]:
         """Everything that the future depends on, as tensors."""
+        self.settle()
         streams = list(self.streams.values())
         ahead = [(s.points[s.cursor :], s.heights[s.cursor :]) for s in streams]
         now, before, at = self.uniforms.state()
@@ -552,7 +624,7 @@ class Admission:
         self.size = size
         self.ids[:size] = state["id"].numpy()
         self.keys[:size] = state["key"].numpy()
-        self.ranks[:size] = state["rank"].numpy()
+        self.rerank(np.arange(size), state["rank"].numpy())
         points, heights = state["ahead.point"].tolist(), state["ahead.height"].tolist()
         masses, thresholds = state["stream.mass"].tolist(), state["stream.threshold"].tolist()
         start = 0

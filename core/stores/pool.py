@@ -41,11 +41,13 @@ class StorePool(Pool):
         return len(self._table.columns) + len(BOOKS)
 
     def take(self, index: Tensor) -> Batch:
-        return {**self.read(index), "id": self.ids(index)}
+        columns, ids = self.read(index)
+        return {**columns, "id": ids}
 
-    def read(self, index: Tensor) -> Batch:
-        """The caller's columns of the rows ``index``, copied."""
-        return self._table.read(index)
+    def read(self, index: Tensor) -> tuple[Batch, Tensor]:
+        """The caller's columns and the arrival numbers of the rows ``index``, copied."""
+        slots = index.numpy()
+        return self._table.read(slots), torch.from_numpy(self._books.ids[slots])
 
     def chunk(self, name: str, start: int, stop: int) -> Tensor:
         column = self._table.columns.get(name)
@@ -53,11 +55,7 @@ class StorePool(Pool):
 
     def gather(self, name: str, index: Tensor) -> Tensor:
         column = self._table.columns.get(name)
-        return super().gather(name, index) if column is None else column.read(index)
-
-    def ids(self, index: Tensor) -> Tensor:
-        """Arrival numbers of the rows ``index``."""
-        return torch.from_numpy(self._books.ids[index.numpy()])
+        return super().gather(name, index) if column is None else column.read(index.numpy())
 
     def changed(self) -> None:
         """The rows are others now: what was derived from them is dropped."""

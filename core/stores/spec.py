@@ -7,11 +7,11 @@ from dataclasses import is_dataclass
 from typing import Any
 
 from .. import selection
-from . import columns, keeping
+from . import columns, keeping, ragged
 
 _CLASSES = {
     name: cls
-    for module in (selection, keeping, columns)
+    for module in (selection, keeping, columns, ragged)
     for name, cls in vars(module).items()
     if isinstance(cls, type) and is_dataclass(cls)
 }

@@ -6,7 +6,7 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -18,12 +18,14 @@ from ..retrievers.nearest import Nearest
 from ..selection import ClassBalanced, Greedy, Keyed, Pool, Selection, Selector, Uniform, rank
 from ..selection.balanced import equal_shares, groups_of
 from ..selection.top_score import column_of_numbers
-from .admission import Accepted, Admission
+from .admission import Admission
+from .block import Index
 from .columns import ColumnKind, Storage
-from .files import read_save, write_save
+from .files import Save, write_save
 from .keeping.fifo import Fifo
 from .keeping.jumping import Jumping
 from .keeping.reservoir import Reservoir
+from .look_ahead import Accepted
 from .pool import StorePool, Union
 from .rows import Rows
 from .spec import build
@@ -33,6 +35,20 @@ Address: TypeAlias = Rows | Tensor | Iterable[int]
 """Rows as drawn, or their ids."""
 
 _UNIFORM = Uniform()
+
+
+class Offered(NamedTuple):
+    """Rows offered to a store, of which it wants some.
+
+    Attributes:
+        n: rows offered.
+        rows: int64, rising, those that it may keep.
+        labels: of all rows offered, where the policy is balanced.
+    """
+
+    n: int
+    rows: Tensor
+    labels: list[int] | None
 
 
 class Store:
@@ -163,11 +179,41 @@ class Store:
 
     # -- keeping ------------------------------------------------------------------------------------------------
 
-    def add(self, batch: Mapping[str, Any]) -> Tensor:
+    @property
+    def decides_by(self) -> tuple[str, ...]:
+        """The columns that `wanted` reads."""
+        return () if self._group is None else (self._group,)
+
+    def wanted(self, n: int, columns: Mapping[str, Any]) -> Offered | None:
+        """Which of the next ``n`` rows the store may keep, so that only these need to be brought here: `add` them with
+        what this returns. Nothing changes.
+
+        Args:
+            n: rows that will be offered next.
+            columns: what it `decides_by`, each (n, ...).
+
+        Returns:
+            None if it cannot tell: all rows are to be added.
+        """
+        if not self._table.columns or type(self._jumping) is not Reservoir:
+            return None
+        labels = None if self._group is None else self._labels(columns)
+        rows = self._hopeful(n, labels)
+        return None if rows is None else Offered(n, torch.from_numpy(rows), labels)
+
+    def _hopeful(self, n: int, labels: list[int] | None) -> NDArray[np.int64] | None:
+        if labels is not None:
+            return self._books.contenders(labels).rows
+        accepted = self._books.foreseen(n)
+        return None if accepted is None else accepted.rows
+
+    def add(self, batch: Mapping[str, Any], among: Offered | None = None) -> Tensor:
         """Offers rows to the store, which keeps those that its policy wants.
 
         Args:
             batch: columns by name, each (B, ...). An empty batch (B = 0) changes nothing.
+            among: when ``batch`` holds only the rows that are `wanted` of those offered. The slots returned are of all
+                rows offered.
 
         Returns:
             int64 (B,): the slot each row took; -1 for rows refused, or evicted by a later row of the same batch. Slots
@@ -181,12 +227,14 @@ class Store:
         fresh = not self._table.columns
         before = self._keep_generator.get_state() if self._jumping is None else None
         try:
-            return self._add(batch)
+            return self._add(batch, among)
         except Exception:
             self._undo(fresh, before)
             raise
 
-    def _add(self, batch: Mapping[str, Any]) -> Tensor:
+    def _add(self, batch: Mapping[str, Any], among: Offered | None) -> Tensor:
+        if among is not None:
+            return self._add_wanted(batch, among)
         values, n = self._match(batch)
         if n == 0:
             return torch.empty(0, dtype=torch.int64)
@@ -194,22 +242,48 @@ class Store:
             return self._add_greedy(values, n)
         books = self._books
         labels = None if self._group is None else self._labels(values)
-        weights = keys = candidates = None
+        weights = keys = accepted = contenders = None
         if self._jumping is None:
             keys = self._keys(values, n)
         elif (given := self._jumping.weight(values)) is not None:
             weights = given.cpu().double().numpy()
-        elif (candidates := books.candidates(n)) == []:
-            books.pass_by(n)
-            return torch.full((n,), -1)
-        encoded = self._table.encode(values, None if candidates is None else torch.from_numpy(np.array(candidates)))
-        self._afford(values)
-        self._table.fit(values, len(self))
-        accepted = books.offer(n, labels, weights, keys)
-        slots = np.full(n, -1)
+        elif labels is not None:
+            contenders = books.contenders(labels)
+        elif not self._shrinks(values):
+            accepted = books.foreseen(n)
+        slots = np.empty(n, np.int64)
+        slots.fill(-1)  # np.full takes several times as long
+        if accepted is None:
+            hopeful = None if contenders is None else contenders.rows
+            encoded = self._table.encode(values, hopeful) if hopeful is None or len(hopeful) else {}
+            self._make_room(values)
+            accepted = books.offer(n, labels, weights, keys, contenders)
+            if len(accepted.rows):
+                self._write(accepted, encoded, n, hopeful)
+        elif len(accepted.rows):
+            encoded = self._table.encode(values, accepted.rows)
+            self._table.fit(values, books.size)
+            books.take_in(accepted, n)
+            self._table.write(accepted.slots, encoded)
+            self._pool.changed()
+        else:
+            books.take_in(accepted, n)
+        slots[accepted.rows] = accepted.slots
+        return torch.from_numpy(slots)
+
+    def _add_wanted(self, batch: Mapping[str, Any], among: Offered) -> Tensor:
+        """`_add` for the wanted rows alone; the others count as seen."""
+        values, n = self._match(batch)
+        rows = self._hopeful(among.n, among.labels)
+        if rows is None or not np.array_equal(rows, among.rows.numpy()) or n != len(rows):
+            raise ValueError(f"among has {len(among.rows)} rows, batch {n}; expected the rows wanted by this store now")
+        encoded = self._table.encode(values, None)
+        self._make_room(values)
+        accepted = self._books.offer(among.n, among.labels)
         if len(accepted.rows):
-            self._write(encoded, candidates, n, accepted)
-            slots[accepted.rows] = accepted.slots
+            self._write(accepted, encoded, among.n, rows)
+        slots = np.full(among.n, -1)
+        slots[accepted.rows] = accepted.slots
         return torch.from_numpy(slots)
 
     def _add_greedy(self, values: Batch, n: int) -> Tensor:
@@ -246,15 +320,15 @@ class Store:
         taken = free[: len(new)]
         slots = torch.full((n,), -1)
         if len(new):
-            accepted = Accepted(new, taken, contiguous=False)
-            books.place(taken, new + books.seen, keys_of[len(held) :])
+            keys_new = keys_of[len(held) :]
+            books.place(taken, new + books.seen, keys_new)
             assert encoded is not None
-            self._write(encoded, None, n, accepted)
+            self._write(Accepted(new, taken, keys_new), encoded, n)
             slots[torch.from_numpy(new)] = torch.from_numpy(taken)
         if keys is not None:
             books.keys[held] = keys_of[: len(held)]
         if ranks is not None:
-            books.ranks[np.concatenate([held, taken])] = ranks.numpy()[order.indices.numpy()]
+            books.rerank(np.concatenate([held, taken]), ranks.numpy()[order.indices.numpy()])
         books.seen += n
         if len(new):
             books.recount(None if self._group is None else self._labels_held())
@@ -354,8 +428,8 @@ class Store:
             if before is not None:
                 self._draw_generator.set_state(before)
             raise
-        index = selection.index
-        return Rows(self._pool.read(index), index, self._pool.ids(index), selection.score, selection.weight)
+        columns, ids = self._pool.read(selection.index)
+        return Rows(columns, selection.index, ids, selection.score, selection.weight)
 
     def search(self, query: Mapping[str, Tensor], k: int, by: Nearest | None = None) -> tuple[Tensor, Tensor]:
         """The ``k`` best rows for each query.
@@ -390,7 +464,8 @@ class Store:
             if not alive.all():
                 raise KeyError(f"{int((~alive).sum())} of the {len(alive)} rows asked for are no longer in the store")
             index = torch.from_numpy(slots)
-        return Rows(self._pool.read(index), index, self._pool.ids(index))
+        columns, ids_found = self._pool.read(index)
+        return Rows(columns, index, ids_found)
 
     # -- changing what is there -----------------------------------------------------------------------------------
 
@@ -421,10 +496,10 @@ class Store:
                 raise ValueError(
                     f"column {name!r} came with {n} {describe(values)}; expected {len(alive)} {expected(column)}"
                 )
-            converted[name], encoded[name] = values, self._table.encode_column(column, values)
+            converted[name], encoded[name] = values, column.encode(values, None)
         if self._budget is not None:
             self._affordable(converted)
-        at, source = torch.from_numpy(slots[alive]), torch.from_numpy(np.flatnonzero(alive))
+        at, source = slots[alive], np.flatnonzero(alive)
         for name, rows_encoded in encoded.items():
             column = self._table.columns[name]
             column.fit(converted[name], len(self))
@@ -557,7 +632,7 @@ class Store:
                 if fresh is None:
                     fresh = old.kind.bind(write, values, self.capacity, self._table.device, self._table.folder)
                 fresh.fit(values, start)
-                fresh.write(rows, self._table.encode_column(fresh, values))
+                fresh.write(rows, fresh.encode(values, None))
         if fresh is None:
             return
         self._table.columns[write] = fresh
@@ -599,7 +674,7 @@ class Store:
             self._set_capacity(max(capacity, start + n))
             slots = np.arange(start, start + n)
             books.place(slots, ids + self.seen, keys + later)
-            self._write(encoded, None, n, Accepted(np.arange(n), slots, contiguous=True))
+            self._write(Accepted(np.arange(n), slots, keys, contiguous=True), encoded, n)
             books.recount(None if self._group is None else self._labels_held())
         books.join(other._books, later)
         self._take_out(books.below_threshold())
@@ -619,10 +694,8 @@ class Store:
             if fresh:
                 self._unbind()
             raise
-        self._afford(values)
-        self._table.fit(values, len(self))
-        # what is there was found finite when it came in
-        return {name: column.encode(values[name], None) for name, column in self._table.columns.items()}
+        self._make_room(values)
+        return {name: column.encode(values[name], None, trusted=True) for name, column in self._table.columns.items()}
 
     # -- state --------------------------------------------------------------------------------------------------
 
@@ -703,6 +776,8 @@ class Store:
         """Fills a store just made; the caller drops it if this fails."""
         size = len(tensors["books.id"])
         self._table.bind_schema(meta["columns"], self.capacity)
+        if isinstance(tensors, Save):  # straight into the columns, which hold nothing yet
+            tensors = tensors.read({f"columns.{name}": rows for name, rows in self._table.tensors(size).items()})
         self._table.restore(_under("columns.", tensors), size)
         labels = None
         if self._group is not None and self._table.columns:
@@ -745,29 +820,30 @@ class Store:
             FileNotFoundError: there is no save.
             ValueError: it is damaged, of a newer version, or of another encoder.
         """
-        tensors, meta = read_save(Path(folder))
-        if meta.get("kind") != "Store":
-            raise ValueError(f"{folder} holds a {meta.get('kind')!r}; expected a 'Store'")
-        try:
-            if keep is None:
-                keep = build(meta["keep"], "keep")
-            if columns is None:
-                columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
-            capacity, budget, seed = meta["capacity"] or None, meta["budget"], meta["seed"]
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"the save in {folder} is damaged: {error!r}") from error
-        store = Store(
-            capacity,
-            budget=None if capacity else budget,
-            keep=keep,
-            columns=columns,
-            device=device,
-            path=path,
-            seed=seed,
-            fingerprint=fingerprint,
-        )
-        store.load_state_dict({"tensors": tensors, "meta": meta})
-        return store
+        with Save(Path(folder)) as save:
+            meta = save.meta
+            if meta.get("kind") != "Store":
+                raise ValueError(f"{folder} holds a {meta.get('kind')!r}; expected a 'Store'")
+            try:
+                if keep is None:
+                    keep = build(meta["keep"], "keep")
+                if columns is None:
+                    columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
+                capacity, budget, seed = meta["capacity"] or None, meta["budget"], meta["seed"]
+            except (AttributeError, KeyError, TypeError) as error:
+                raise ValueError(f"the save in {folder} is damaged: {error!r}") from error
+            store = Store(
+                capacity,
+                budget=None if capacity else budget,
+                keep=keep,
+                columns=columns,
+                device=device,
+                path=path,
+                seed=seed,
+                fingerprint=fingerprint,
+            )
+            store.load_state_dict({"tensors": save, "meta": meta})
+            return store
 
     def check(self) -> None:
         """Raises if a number that is NaN or infinite came in. On the CPU `add` has refused it already; on a GPU, where
@@ -815,23 +891,34 @@ class Store:
             raise ValueError(f"budget is {self._budget} bytes but one row needs {row}; expected room for at least one")
         return self._budget // row
 
+    def _shrinks(self, values: Mapping[str, Tensor]) -> bool:
+        """Whether the budget forces it to give up rows where columns must widen for ``values``."""
+        return self._budget is not None and self._affordable(values) < self.capacity
+
     def _afford(self, values: Mapping[str, Tensor]) -> None:
-        """Under a budget, gives up rows where columns must widen for ``values``."""
-        if self._budget is not None and (affordable := self._affordable(values)) < self.capacity:
+        """Gives up rows, if it `_shrinks`."""
+        if self._shrinks(values):
             budget = self._budget
-            self.resize(affordable)
+            self.resize(self._affordable(values))
             self._budget = budget
 
-    def _write(self, encoded: Mapping[str, Any], candidates: list[int] | None, n: int, accepted: Accepted) -> None:
-        """Puts the accepted rows in their slots; ``encoded`` holds the candidates, or all ``n`` rows."""
-        rows: Tensor | None = None
+    def _make_room(self, values: Batch) -> None:
+        """Lets columns widen for ``values`` and keeps to the budget."""
+        self._afford(values)
+        self._table.fit(values, len(self))
+
+    def _write(
+        self, accepted: Accepted, encoded: Mapping[str, Any], n: int, hopeful: NDArray[np.int64] | None = None
+    ) -> None:
+        """Puts accepted rows in their slots; ``encoded`` holds all ``n`` rows offered, or only the hopeful ones."""
         count = len(accepted.rows)
-        if candidates is not None and count < len(candidates):
-            rows = torch.from_numpy(np.searchsorted(candidates, accepted.rows))
-        elif candidates is None and not (accepted.contiguous and count == n):
-            rows = torch.from_numpy(accepted.rows)
-        first = int(accepted.slots[0])
-        slots = slice(first, first + count) if accepted.contiguous else torch.from_numpy(accepted.slots)
+        rows = None if accepted.contiguous and count == n else accepted.rows
+        if hopeful is not None and rows is not None:
+            rows = np.searchsorted(hopeful, rows)
+        slots: Index = accepted.slots
+        if accepted.contiguous:
+            first = int(accepted.slots[0])
+            slots = slice(first, first + count)
         self._table.write(slots, encoded, rows)
         self._pool.changed()
 
@@ -841,7 +928,7 @@ class Store:
             return
         size = len(self)
         source, target = self._books.remove(slots)
-        self._table.move(torch.from_numpy(source), torch.from_numpy(target))
+        self._table.move(source, target)
         self._table.clear(len(self), size)
         self._pool.changed()
 

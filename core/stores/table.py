@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..batch import Batch, batch_size
-from .columns import ColumnKind, Index, Plain, Storage
+from .block import Index
+from .columns import ColumnKind, Plain, Storage
 from .rows import Rows
 
 BOOKS = ("id", "key", "rank")
@@ -39,7 +40,7 @@ class Table:
         self.device = device
         self.folder = folder
         self.columns: dict[str, Storage] = {}
-        self._suspect: Tensor | None = None
+        self._widening: dict[str, Storage] = {}
 
     def kind(self, name: str) -> ColumnKind:
         """How column ``name`` is stored."""
@@ -74,7 +75,7 @@ class Table:
                 values = batch.get(name)
                 if not isinstance(values, Tensor) or values.requires_grad or not column.accepts(values):
                     break
-                rows = values.shape[0]
+                rows = values.size(0)
                 if rows != n:
                     if n >= 0:
                         break
@@ -109,6 +110,7 @@ class Table:
         if twice:
             raise ValueError(f"column names {twice} are taken by what another column stores beside its rows")
         self.columns.update(columns)
+        self._widening = {name: column for name, column in columns.items() if type(column).fit is not Storage.fit}
 
     def bind_schema(self, schema: Mapping[str, Any], capacity: int) -> None:
         """Makes the columns that `schema` describes."""
@@ -133,31 +135,18 @@ class Table:
 
     def fit(self, values: Batch, size: int) -> None:
         """Lets columns widen for ``values``, with ``size`` rows held."""
-        for name, column in self.columns.items():
+        for name, column in self._widening.items():
             column.fit(values[name], size)
 
-    def encode(self, values: Batch, rows: Tensor | None) -> dict[str, Any]:
+    def encode(self, values: Batch, rows: NDArray[np.int64] | None) -> dict[str, Any]:
         """``values[rows]`` as they will be stored; nothing is written.
 
         Raises:
             ValueError: a number is NaN, infinite or too large for its column (on a GPU `check` tells later).
         """
-        return {name: self.encode_column(column, values[name], rows) for name, column in self.columns.items()}
+        return {name: column.encode(values[name], rows) for name, column in self.columns.items()}
 
-    def encode_column(self, column: Storage, values: Tensor, rows: Tensor | None = None) -> Any:
-        """The same for one column."""
-        encoded = column.encode(values, rows)
-        finite = column.finite(encoded)
-        if isinstance(finite, Tensor):
-            self._suspect = finite if self._suspect is None else self._suspect & finite
-        elif not finite:
-            raise ValueError(
-                f"column {column.name!r} holds numbers that are NaN, infinite or too large for {column.kind!r}; "
-                "expected finite numbers"
-            )
-        return encoded
-
-    def write(self, index: Index, encoded: Mapping[str, Any], rows: Tensor | None) -> None:
+    def write(self, index: Index, encoded: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> None:
         """Stores ``encoded[rows]`` (all of it if None) at ``index``."""
         for name, column in self.columns.items():
             column.write(index, encoded[name], rows)
@@ -166,7 +155,7 @@ class Table:
         """The rows at ``index``, copied."""
         return {name: column.read(index) for name, column in self.columns.items()}
 
-    def move(self, source: Tensor, target: Tensor) -> None:
+    def move(self, source: NDArray[np.int64], target: NDArray[np.int64]) -> None:
         """Copies rows ``source`` over rows ``target``."""
         if len(source):
             for column in self.columns.values():
@@ -193,17 +182,18 @@ class Table:
 
     def check(self, size: int, ids: NDArray[np.int64]) -> None:
         """Raises ValueError if a GPU column was given numbers that are not finite and still holds them."""
-        if self._suspect is None or bool(self._suspect):
-            return
         found = []
         for name, column in self.columns.items():
+            if column.suspect is None or bool(column.suspect):
+                continue
             values = column.view(size)
-            if not values.is_nested and values.is_floating_point():
+            if not values.is_nested:
                 bad = ~values.isfinite().reshape(size, -1).all(1)
                 found += [f"column {name!r} of id {ids[slot]}" for slot in bad.nonzero().flatten().tolist()]
         if found:
             raise ValueError(f"numbers that are not finite are in {', '.join(found[:5])}; remove these rows")
-        self._suspect = None
+        for column in self.columns.values():
+            column.suspect = None
 
 
 def describe(values: Tensor) -> str:

@@ -63,8 +63,8 @@ def competition(
     """Numbers of the rows kept by the books of a store, without the store."""
     books = Admission(k, torch.Generator().manual_seed(seed), labels is not None)
     for start, stop in spans(n, batch):
-        if labels is None and weights is None and books.candidates(stop - start) == []:
-            books.pass_by(stop - start)
+        if labels is None and weights is None and (accepted := books.foreseen(stop - start)) is not None:
+            books.take_in(accepted, stop - start)
         else:
             of_batch = None if labels is None else labels[start:stop]
             books.offer(stop - start, of_batch, None if weights is None else weights[start:stop])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from memreplay.core.batch import jagged, texts
 from memreplay.core.stores import BFloat16, Growable, Half, Plain, Quantized, Ragged, Store
-from memreplay.core.stores.columns import ColumnKind, Storage, all_finite
+from memreplay.core.stores.block import all_finite, surely_finite
+from memreplay.core.stores.columns import ColumnKind, Storage
 from memreplay.core.stores.keeping import Fifo
 
 CPU = torch.device("cpu")
@@ -99,7 +101,7 @@ def check(storage: Storage, case: Case, model: list[Tensor]) -> None:
     assert len(read.unbind()) == size
     for given_row, got in zip(model, read.unbind(), strict=True):
         check_row(case.kind, given_row, got)
-    index = torch.arange(size).flip(0)
+    index = np.arange(size)[::-1].copy()
     for got, again in zip(storage.read(index).unbind(), reversed(read.unbind()), strict=True):
         assert same_bits(got, again)
     viewed = storage.view(size).unbind()
@@ -145,18 +147,18 @@ def test_rows_come_back(name: str, mapped: bool, data: st.DataObject) -> None:
             elif step == "put" and size:
                 slots = data.draw(st.lists(st.integers(0, size - 1), min_size=1, unique=True))
                 batch = case.make(len(slots) + 2, generator)
-                rows = torch.tensor(data.draw(st.permutations(range(len(batch.unbind()))))[: len(slots)])
+                rows = np.array(data.draw(st.permutations(range(len(batch.unbind()))))[: len(slots)])
                 if data.draw(st.booleans()):  # rows are chosen when they are encoded or when they are written
                     encoded, rows_written = storage.encode(batch, rows), None
                 else:
                     encoded, rows_written = storage.encode(batch, None), rows
                 storage.fit(batch, size)
-                storage.write(torch.tensor(slots), encoded, rows_written)
+                storage.write(np.array(slots), encoded, rows_written)
                 for slot, row in zip(slots, rows.tolist(), strict=True):
                     model[slot] = batch.unbind()[row]
             elif step == "take out" and size > 1:
                 hole = data.draw(st.integers(0, size - 2))
-                storage.move(torch.tensor([size - 1]), torch.tensor([hole]))
+                storage.move(np.array([size - 1]), np.array([hole]))
                 storage.clear(size - 1, size)
                 model[hole] = model.pop()
             elif step == "resize":
@@ -184,7 +186,7 @@ def test_reads_are_copies(name: str) -> None:
     storage = case.kind.bind("x", batch, 4, CPU, None)
     storage.write(slice(0, 4), storage.encode(batch, None))
     before = {key: tensor.clone() for key, tensor in storage.tensors(4).items()}
-    for index in (slice(0, 4), torch.tensor([2, 0])):
+    for index in (slice(0, 4), np.array([2, 0])):
         read = storage.read(index)
         (read.values() if read.is_nested else read).zero_()
     assert all(same_bits(tensor, before[key]) for key, tensor in storage.tensors(4).items())
@@ -198,7 +200,7 @@ def test_cleared_rows_leave_nothing(name: str) -> None:
     storage.write(slice(0, 4), storage.encode(batch, None))
     storage.clear(2, 4)
     fresh = case.kind.bind("x", batch, 8, CPU, None)
-    fresh.write(slice(0, 2), fresh.encode(batch, torch.tensor([0, 1])))
+    fresh.write(slice(0, 2), fresh.encode(batch, np.array([0, 1])))
     fresh.clear(2, 4)
     for key, tensor in storage.tensors(4).items():
         assert same_bits(tensor, fresh.tensors(4)[key])
@@ -294,6 +296,21 @@ def test_finite(dtype: torch.dtype) -> None:
         assert not all_finite(torch.tensor([complex(0, math.nan)], dtype=dtype).conj())
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_finite_arrays(dtype: type) -> None:
+    values = np.ones((3, 4), dtype)
+    assert surely_finite(values)
+    assert all_finite(values)
+    large = np.full((3, 4), np.finfo(dtype).max)
+    assert not surely_finite(large), "their squares are not finite: no answer"
+    assert all_finite(large)
+    for wrong in (math.nan, math.inf, -math.inf):
+        values[1, 2] = wrong
+        assert not surely_finite(values.T)
+        assert not all_finite(values)
+    assert all_finite(np.array([2**62]))
+
+
 def test_integers_are_finite() -> None:
     assert all_finite(torch.tensor([2**62] * 10))
     assert all_finite(torch.tensor([True]))
@@ -314,10 +331,12 @@ def test_integers_are_finite() -> None:
     ],
     ids=repr,
 )
-def test_what_a_kind_cannot_hold_is_not_finite(kind: ColumnKind, value: float) -> None:
+def test_what_a_kind_cannot_hold_is_refused(kind: ColumnKind, value: float) -> None:
     values = kind.convert("x", torch.tensor([[1.0, value]]))
     storage = kind.bind("x", values, 1, CPU, None)
-    assert not storage.finite(storage.encode(values, None))
+    with pytest.raises(ValueError, match=r"column 'x' holds numbers that are NaN, infinite or too large for .*finite"):
+        storage.encode(values, None)
+    storage.encode(values, None, trusted=True)
 
 
 # -- columns that widen -------------------------------------------------------------------------------------------

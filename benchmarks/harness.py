@@ -1,0 +1,269 @@
+"""Bench: ours against peers, interleaved in one process, as CPU time of one thread."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+Work = Callable[[], object]
+
+
+class Peer(NamedTuple):
+    """Whom we compare with.
+
+    Attributes:
+        work: what is timed; None: it is not installed, which is noted.
+        must: the ratio asked for, their time over ours.
+        per: operations in the work, if not as many as in ours.
+    """
+
+    work: Work | None
+    must: float | None = None
+    per: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison. Times are seconds per call, medians over the rounds.
+
+    Attributes:
+        operation: what was timed.
+        ours: our time.
+        peer: whom we compare with, or None.
+        theirs: its time.
+        ratio: theirs / ours, the median over the rounds; above 1 we are faster.
+        worst: the lowest ratio of a round.
+        must: the ratio asked for.
+        limit: time that the machine needs at least, as a share of ours; None where no such bound is known.
+    """
+
+    operation: str
+    ours: float
+    peer: str | None = None
+    theirs: float | None = None
+    ratio: float | None = None
+    worst: float | None = None
+    must: float | None = None
+    limit: float | None = None
+
+
+class Bench:
+    """Collects rows.
+
+    Args:
+        device: where the memories live; ``"cpu"`` is timed as CPU time, a GPU as wall time around a synchronisation.
+        quick: fewer rounds and smaller sizes, to see whether the scripts run.
+    """
+
+    def __init__(self, device: str = "cpu", quick: bool = False) -> None:
+        self.device = device
+        self.quick = quick
+        self.rows: list[Row] = []
+        self.notes: list[str] = []
+
+    def compare(
+        self,
+        operation: str,
+        ours: Work,
+        peers: Mapping[str, Peer | tuple[Work | None, float | None]] | None = None,
+        *,
+        calls: int = 100,
+        per: int = 1,
+        rounds: int = 9,
+        limit: float | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """Times ``ours`` and every peer in turn, ``rounds`` times over.
+
+        Args:
+            operation: what is timed.
+            peers: whom we compare with, by name.
+            calls: of each piece of work per round.
+            per: operations in one piece of work; times are divided by it.
+            limit: seconds per operation that the machine needs at least.
+            clock: CPU time of this thread if None; wall time for what waits for a disk.
+        """
+        rounds = 3 if self.quick else rounds
+        calls = max(1, calls // 10) if self.quick else calls
+        clock = clock or (time.thread_time if self.device == "cpu" else self._synchronised)
+        works: dict[str, tuple[Work, int]] = {"": (ours, per)}
+        others = {name: Peer(*given) for name, given in (peers or {}).items()}
+        for name, other in others.items():
+            if other.work is None:
+                self.note(f"{operation}: {name} is not installed")
+            else:
+                works[name] = other.work, other.per or per
+        times: dict[str, list[float]] = {name: [] for name in works}
+        if calls > 1:
+            for work, _ in works.values():
+                work()
+        for _ in range(rounds):
+            for name, (work, operations) in works.items():
+                start = clock()
+                for _ in range(calls):
+                    work()
+                times[name].append((clock() - start) / calls / operations)
+        mine = statistics.median(times[""])
+        share = None if limit is None else limit / mine
+        if len(works) == 1:
+            self.add(Row(operation, mine, limit=share))
+        for name in list(works)[1:]:
+            ratios = [theirs / own for theirs, own in zip(times[name], times[""], strict=True)]
+            theirs = statistics.median(times[name])
+            ratio = statistics.median(ratios)
+            self.add(Row(operation, mine, name, theirs, ratio, min(ratios), others[name].must, share))
+
+    def add(self, row: Row) -> None:
+        """Takes a row and prints it."""
+        self.rows.append(row)
+        Console(width=150).print(" | ".join(_cells(row)), highlight=False)
+
+    def note(self, text: str) -> None:
+        """Something the reader should know, once."""
+        if text not in self.notes:
+            self.notes.append(text)
+            print(text)
+
+    def _synchronised(self) -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def table(self) -> Table:
+        """All rows."""
+        table = Table("operation", "ours", "peer", "theirs", "ratio", "worst", "must", "share of limit")
+        for row in self.rows:
+            table.add_row(*_cells(row))
+        return table
+
+    def save(self, path: Path) -> None:
+        """Writes the rows, with what they were measured on."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": _processor()}
+        if self.device != "cpu":
+            machine["gpu"] = torch.cuda.get_device_name()
+        machine["peers"] = ", ".join(f"{name} {_version(name)}" for name in ("torchrl", "faiss") if peer(name))
+        limits = {"copy_bytes_per_second": 1 / copy_seconds(1), "sum_bytes_per_second": 1 / sum_seconds(1)}
+        limits["sgemm_flop_per_second"] = 1 / sgemm_seconds(1)
+        path.write_text(
+            json.dumps(
+                {
+                    "machine": machine,
+                    "limits": limits if self.device == "cpu" else {},
+                    "rows": [asdict(row) for row in self.rows],
+                    "notes": self.notes,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
+
+
+def peer(module: str) -> ModuleType | None:
+    """A library to compare with, or None where it is not installed."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        return None
+
+
+@cache
+def _rate(what: str) -> float:
+    """Seconds per byte or per floating-point operation, the best of several runs on one thread."""
+    x = torch.randn(1 << 26)  # 256 MiB, beyond any cache
+    y = torch.empty_like(x)
+    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
+    works: dict[str, tuple[Work, int]] = {
+        "copy": (lambda: y.copy_(x), x.nbytes),
+        "sum": (x.sum, x.nbytes),
+        "sgemm": (lambda: a @ b, 2 * 1024**3),
+    }
+    work, size = works[what]
+    best = float("inf")
+    for _ in range(8):
+        start = time.thread_time()
+        work()
+        best = min(best, time.thread_time() - start)
+    return best / size
+
+
+def copy_seconds(size: int) -> float:
+    """Seconds to copy ``size`` bytes from memory to memory."""
+    return size * _rate("copy")
+
+
+def sum_seconds(size: int) -> float:
+    """Seconds to read ``size`` bytes of float32 from memory."""
+    return size * _rate("sum")
+
+
+def sgemm_seconds(operations: int) -> float:
+    """Seconds for so many floating-point operations of a float32 matrix product."""
+    return operations * _rate("sgemm")
+
+
+def main(measure: Callable[[Bench], None]) -> None:
+    """Runs one script on its own: ``python benchmarks/add.py [--quick] [--device cuda] [--out FILE]``."""
+    parser = argparse.ArgumentParser(description=importlib.import_module(measure.__module__).__doc__)
+    parser.add_argument("--quick", action="store_true", help="few rounds, to see whether it runs")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON with the figures")
+    chosen = parser.parse_args()
+    run([measure], chosen.device, chosen.quick, chosen.out)
+
+
+def run(measures: list[Callable[[Bench], None]], device: str, quick: bool, out: Path | None) -> None:
+    """Runs several scripts, prints the table and writes the JSON."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    bench = Bench(device, quick)
+    for measure in measures:
+        measure(bench)
+    Console(width=150).print(bench.table())
+    if out is not None:
+        bench.save(out)
+
+
+def _cells(row: Row) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    def seconds(value: float | None) -> str:
+        if value is None:
+            return ""
+        return f"{value * 1e6:.1f} us" if value < 1e-3 else f"{value * 1e3:.1f} ms"
+
+    return [
+        row.operation,
+        seconds(row.ours),
+        row.peer or "",
+        seconds(row.theirs),
+        number(row.ratio, ".2f"),
+        number(row.worst, ".2f"),
+        number(row.must, "g"),
+        number(row.limit, ".0%"),
+    ]
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor()
+
+
+def _version(name: str) -> str:
+    return str(getattr(peer(name), "__version__", "?"))
