@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt setup.py
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint clean
+.PHONY: help demo test test-slow lint bench clean
 
 help:
 	@echo "make demo       few-shot learning with and without memory, on real images (results in $(OUT)/)"
 	@echo "make test       the quick tests"
 	@echo "make test-slow  all tests"
 	@echo "make lint       ruff and mypy"
+	@echo "make bench      speed beside other libraries, where they are installed (torchrl, faiss-cpu, avalanche-lib)"
 	@echo "make clean      remove what these commands made"
 
 demo: $(VENV)/demo.stamp
@@ -31,6 +32,9 @@ lint: $(VENV)/test.stamp
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+bench: $(VENV)/test.stamp
+	$(BIN)/python benchmarks --out benchmarks/results/cpu.json
 
 clean:
 	rm -rf $(VENV) .editable build dist *.egg-info $(OUT) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from harness import Bench, Peer, Work, copy_seconds, main, peer
+from torch.utils.data import TensorDataset
 
 from memreplay.core.selection import ClassBalanced
 from memreplay.core.stores import Store
@@ -65,6 +66,30 @@ def tensordicts(n: int = 64) -> Iterator[Any]:
     return cycle([tensordict.TensorDict(next(stream), [ROWS]) for _ in range(n)])
 
 
+def balanced_in_avalanche(capacity: int, steps: int) -> Work | None:
+    """Batches into Avalanche's balanced buffer, full from the start; None where it is not installed."""
+    policies, utils = peer("avalanche.training.storage_policy"), peer("avalanche.benchmarks.utils.data")
+    if policies is None or utils is None:
+        return None
+    attribute = peer("avalanche.benchmarks.utils.data_attribute")
+    assert attribute is not None
+    buffer, feed = policies.ClassBalancedBuffer(capacity), batches()
+
+    def dataset(batch: dict[str, torch.Tensor]) -> Any:
+        labels = attribute.DataAttribute(batch["label"].tolist(), "targets", use_in_getitem=False)
+        return utils.AvalancheDataset([TensorDataset(batch["feature"], batch["label"])], data_attributes=[labels])
+
+    made = cycle([dataset(next(feed)) for _ in range(64)])
+    many = [next(feed) for _ in range(capacity // ROWS + 1)]
+    buffer.update_from_dataset(dataset({name: torch.cat([batch[name] for batch in many]) for name in many[0]}))
+
+    def work() -> None:
+        for _ in range(steps):
+            buffer.update_from_dataset(next(made))
+
+    return work
+
+
 def stream(make: Any, feed: Any, add: str, steps: int) -> Work:
     """A whole stream into a new memory."""
 
@@ -90,9 +115,14 @@ def measure(bench: Bench) -> None:
         of_ring = stream(lambda c=capacity: ring(c), tensordicts(), "extend", some) if ring(1) is not None else None
         of_loop = stream(lambda c=capacity: LoopReservoir(c), batches(), "add", steps)
         feed = batches()
+        plain = stream(lambda c=capacity: Store(c, device=device), feed, "add", steps)
         for keep, name, peers in (
             (Reservoir(), "reservoir", {"torchrl": Peer(of_ring, to_ring, some), "loop": Peer(of_loop, to_loop)}),
-            (ClassBalanced(Reservoir()), "balanced reservoir", {}),
+            (
+                ClassBalanced(Reservoir()),
+                "balanced reservoir",
+                {"Avalanche": Peer(balanced_in_avalanche(capacity, 10), 50.0, 10), "our reservoir": Peer(plain, 1 / 3)},
+            ),
             (Fifo(), "fifo", {"torchrl": Peer(of_ring, None, some)}),
         ):
             work = stream(lambda k=keep, c=capacity: Store(c, keep=k, device=device), feed, "add", steps)
