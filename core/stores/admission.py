@@ -122,6 +122,11 @@ class Admission:
 
     def take_in(self, accepted: Accepted, n: int) -> None:
         """Enters what the next ``n`` rows win, as `foreseen`."""
+        self._take(accepted)
+        self.streams[0].mass += n
+        self.seen += n
+
+    def _take(self, accepted: Accepted) -> None:
         slots = accepted.slots
         if len(slots):
             self.ids[slots] = accepted.rows + self.seen
@@ -131,8 +136,6 @@ class Admission:
             if self.size < self.capacity:
                 self.size = max(self.size, int(slots.max()) + 1)
                 self.streams[0].count = self.size
-        self.streams[0].mass += n
-        self.seen += n
 
     def offer(
         self,
@@ -152,8 +155,11 @@ class Admission:
         """
         if keys is None and weights is None and (labels is None or self._fits(n)):
             return self._offer_equal(n) if labels is None else self._fill(n, labels)
-        if keys is not None:
-            self._offer_keys(keys, labels)
+        if keys is not None and labels is None:
+            return self._offer_keys(keys)
+        if keys is not None and labels is not None:
+            for row, (label, key) in enumerate(zip(labels, keys.tolist(), strict=True)):
+                self._enter(self._stream(label), row, -key)
         elif weights is not None:
             self._offer_weighted([0] * n if labels is None else labels, weights)
         elif labels is not None:
@@ -169,20 +175,28 @@ class Admission:
         self.seen += n
         return Accepted(rows, slots, self.keys[slots])
 
-    def _offer_keys(self, keys: NDArray[np.float64], labels: Sequence[int] | None) -> None:
-        if labels is not None:
-            for row, (label, key) in enumerate(zip(labels, keys.tolist(), strict=True)):
-                self._enter(self._stream(label), row, -key)
-            return
-        stream = self.streams[0]
-        bar = stream.threshold
-        if self.size == self.capacity:
-            bar = max(bar, -self._worst(stream)[0])
-        hopeful = keys > bar
-        rows = np.flatnonzero(hopeful)
-        self._enter_all(stream, rows.tolist(), (-keys[rows]).tolist())
-        if len(rows) < len(keys):
-            stream.threshold = max(stream.threshold, float(keys[~hopeful].max()))
+    def _offer_keys(self, keys: NDArray[np.float64]) -> Accepted:
+        """Rows with keys of their own in one stream."""
+        stream, n = self.streams[0], len(keys)
+        spare = self.capacity - self.size
+        bar = stream.threshold if spare else max(stream.threshold, -float(self._leaving(1).heights[0]))
+        rows = np.flatnonzero(keys > bar)
+        parts = []
+        if spare:
+            filled = rows[:spare]
+            parts.append(Accepted(filled, np.arange(self.size, self.size + len(filled)), keys[filled]))
+            self._take(parts[0])
+            self._reserve = None
+        rest = rows[spare:]
+        if len(rest):
+            ahead, self._reserve = contest(rest, -keys[rest], n, self._leaving(len(rest)))
+            parts.append(ahead.between(0, n))
+            self._take(parts[-1])
+            stream.threshold = max(stream.threshold, ahead.lost_before(n))
+        if len(rows) < n:
+            stream.threshold = max(stream.threshold, float(keys[keys <= bar].max()))
+        self.seen += n
+        return Accepted.joined(parts) if len(parts) > 1 else (*parts, NOTHING)[0]
 
     def _offer_equal(self, n: int) -> Accepted:
         """Rows of equal weight in one stream."""
@@ -243,7 +257,7 @@ class Admission:
     def _leaving(self, n: int) -> Reserve:
         """The rows that go first, at least ``n`` if there are as many; of a single stream."""
         if self._reserve is None or len(self._reserve.slots) < n:
-            self._reserve = Reserve.of(-self.keys[: self.size], n)
+            self._reserve = Reserve.of(-self.keys[: self.size], self.ids[: self.size], n)
         return self._reserve
 
     def _catch_up(self, stream: Stream) -> None:
@@ -257,9 +271,8 @@ class Admission:
     def settle(self) -> None:
         """Forgets what was foreseen; to be called before anything but `offer` changes who is there."""
         if self._foreseen is not None:
-            stream = self.streams[0]
-            self._catch_up(stream)
-            self._foreseen = self._reserve = None
+            self._catch_up(self.streams[0])
+        self._foreseen = self._reserve = None
 
     def _offer_labelled(self, contenders: Contenders) -> None:
         """Rows of equal weight, each in the stream of its label."""
@@ -351,38 +364,6 @@ class Admission:
             last = next(reversed(self.streams.values()), None)
             stream = self.streams[label] = Stream(label, 0 if last is None else last.order + 1)
         return stream
-
-    def _enter_all(self, stream: Stream, rows: list[int], heights: list[float]) -> None:
-        """`_enter` for rows of the only stream, in order; in one piece where none of them can drive out another."""
-        n = len(rows)
-        spare = self.capacity - self.size
-        if n <= 4:
-            for row, height in zip(rows, heights, strict=True):
-                self._enter(stream, row, height)
-        elif spare >= n and not stream.pool and max(heights) < -stream.threshold:
-            self._win(list(range(self.size, self.size + n)), rows, heights)
-            self.size += n
-            stream.count += n
-            stream.bound = math.inf
-        elif not spare and len(self._worst_of(stream, n)) >= n and max(heights) < stream.pool[-n][0]:
-            leaving = stream.pool[: -n - 1 : -1]
-            del stream.pool[-n:]
-            slots = [slot for _, _, slot in leaving]
-            self._win(slots, rows, heights)
-            stream.threshold = max(stream.threshold, -leaving[-1][0])
-            if max(heights) >= stream.bound:
-                for slot, row, height in zip(slots, rows, heights, strict=True):
-                    if height >= stream.bound:
-                        insort(stream.pool, (height, self.seen + row, slot))
-        else:
-            half = n // 2
-            self._enter_all(stream, rows[:half], heights[:half])
-            self._enter_all(stream, rows[half:], heights[half:])
-
-    def _win(self, slots: list[int], rows: list[int], heights: list[float]) -> None:
-        self._slots += slots
-        self._rows += rows
-        self._heights += heights
 
     def _enter(self, stream: Stream, row: int, height: float) -> None:
         """Row ``row`` of the batch, whose key is ``-height``, contests a slot."""

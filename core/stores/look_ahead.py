@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -39,22 +39,23 @@ NOTHING = Accepted(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0))
 
 
 class Reserve(NamedTuple):
-    """The rows of a full store that go first: all with heights (negated keys) from ``bound`` up, the highest first."""
+    """The rows of a full store that go first: all with heights (negated keys) from ``bound`` up, the highest first and
+    of equal ones the newest."""
 
     heights: NDArray[np.float64]
     slots: NDArray[np.int64]
     bound: float
 
     @staticmethod
-    def of(heights: NDArray[np.float64], n: int) -> Reserve:
-        """At least ``n`` of the rows with the given heights, one per slot, if there are as many."""
+    def of(heights: NDArray[np.float64], ids: NDArray[np.int64], n: int) -> Reserve:
+        """At least ``n`` of the rows with the given heights and ids, one per slot, if there are as many."""
         slots = np.arange(len(heights))
         bound = -math.inf
         spare = len(heights) - max(256, n, len(heights) // 8)
         if spare > 0:
             bound = float(np.partition(heights, spare)[spare])
             slots = np.flatnonzero(heights >= bound)
-        order = np.argsort(-heights[slots], kind="stable")
+        order = np.lexsort((-ids[slots], -heights[slots]))
         return Reserve(heights[slots][order], slots[order], bound)
 
 
@@ -130,7 +131,7 @@ def contest(
     source = list(range(len(leaving)))  # a place in the reserve, or -1 - i for the i-th new row
     for i in np.flatnonzero(heights >= reserve.bound).tolist():
         height = -float(heights[i])
-        place = bisect_right(leaving, height, i)
+        place = bisect_left(leaving, height, i)
         leaving.insert(place, height)
         source.insert(place, -1 - i)
     origin = np.array(source)

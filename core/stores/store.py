@@ -58,6 +58,10 @@ class Store:
     for keeping and one for drawing, so that what is recalled never changes what is kept; the global random state is not
     touched. With a keyed policy other than one that reads columns (`Reservoir`, `Fifo`), nothing waits for a GPU.
 
+    Threads that share a store while one of them changes it need a lock of their own around every call, those that only
+    read included: without it, a row may come out with columns of two. Processes share it by its saves: `load` finds a
+    whole one whenever it is called, also while another process saves to the same folder.
+
     Args:
         capacity: rows it can hold.
         budget: bytes it may use instead, as a number or text such as ``"50MB"`` or ``"1GiB"``; columns, keys and ids
@@ -950,9 +954,10 @@ class Store:
         arrival = torch.arange(self.seen, self.seen + n) if ids is None else torch.from_numpy(ids[:n])
         assert self._keyed is not None
         keys = self._keyed.key({**values, "id": arrival}, self._keep_generator)
-        if keys.shape != (n,) or bool(keys.isnan().any()):
-            raise ValueError(f"{self.keep!r} gave keys of shape {tuple(keys.shape)}, or NaN; expected {n} numbers")
-        return keys.detach().cpu().double().numpy()
+        given: NDArray[np.float64] = keys.detach().cpu().double().numpy()
+        if given.shape != (n,) or np.isnan(given).any():
+            raise ValueError(f"{self.keep!r} gave keys of shape {given.shape}, or NaN; expected {n} numbers")
+        return given
 
     def _check_selection(self, index: Tensor, n: int, k: int) -> None:
         values = set(index.tolist())

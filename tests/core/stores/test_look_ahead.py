@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,13 +45,13 @@ def test_a_contest_goes_as_with_a_heap(size: int, n: int, seed: int, cuts: list[
     held = random.random(size)
     rows = np.sort(random.choice(200, n, replace=False))
     heights = random.random(n) * scale
-    ahead, reserve = contest(rows, heights, 200, Reserve.of(held, n))
+    ahead, reserve = contest(rows, heights, 200, Reserve.of(held, np.arange(size), n))
     owner, lost = by_heap(held.tolist(), rows.tolist(), heights.tolist())
 
     found = dict.fromkeys(range(size), -1)
     keys: dict[int, float] = {}
     edges = [0, *sorted(cuts), 200]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         accepted = ahead.between(start, end)
         assert len(set(accepted.slots.tolist())) == len(accepted.slots)
         found.update(zip(accepted.slots.tolist(), (accepted.rows + start).tolist(), strict=True))
@@ -70,7 +71,7 @@ def test_a_contest_goes_as_with_a_heap(size: int, n: int, seed: int, cuts: list[
 
 def test_the_reserve_of_a_large_store_is_a_part_of_it() -> None:
     heights = np.random.default_rng(0).random(10_000)
-    reserve = Reserve.of(heights, 100)
+    reserve = Reserve.of(heights, np.arange(10_000), 100)
     assert 1250 <= len(reserve.slots) < 1300
     assert reserve.heights.tolist() == sorted(heights.tolist(), reverse=True)[: len(reserve.slots)]
 
