@@ -30,8 +30,6 @@ class Nearest(Ranker):
             the rows held, that is after whitening with their covariance.
         shrinkage: how far, from 0 to 1, that covariance is moved towards the multiple of the identity with the same
             trace (Ledoit and Wolf, 2004, with a fixed weight). Needed where there are fewer rows than dimensions.
-        transpose: on a CPU, from the 8th search of unchanged rows on, keep a transposed copy of the column: twice as
-            fast for few queries, and the column's bytes (as float32) once more until the rows change.
 
     >>> pool = {"feature": torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])}
     >>> query = {"feature": torch.tensor([[0.0, 2.0]])}
@@ -42,7 +40,6 @@ class Nearest(Ranker):
     column: str = "feature"
     metric: Metric = "cosine"
     shrinkage: float = 0.1
-    transpose: bool = True
 
     def __post_init__(self) -> None:
         if self.metric not in get_args(Metric):
@@ -61,7 +58,7 @@ class Nearest(Ranker):
         queries = self._queries(rows, query)
         if not len(queries):
             raise ValueError(f"query[{self.column!r}] has no rows; expected at least one")
-        top = self._over(pool, rows, len(queries)).of_any(queries, k)
+        top = self._over(pool, rows).of_any(queries, k)
         return Selection(top.index[0].cpu(), top.scores[0])
 
     def search(self, pool: Mapping[str, Tensor], query: Mapping[str, Tensor], k: int) -> tuple[Tensor, Tensor]:
@@ -78,7 +75,7 @@ class Nearest(Ranker):
         pool = Pool.of(pool)
         rows = Vectors(pool, self.column)
         queries = self._queries(rows, query)
-        top = self._over(pool, rows, len(queries)).of_each(queries, k)
+        top = self._over(pool, rows).of_each(queries, k)
         return top.scores, top.index
 
     def _queries(self, rows: Vectors, query: Mapping[str, Tensor] | None) -> Vectors:
@@ -90,16 +87,10 @@ class Nearest(Ranker):
             raise ValueError(f"query[{self.column!r}] has shape {tuple(query[self.column].shape)}; {expected}")
         return queries
 
-    def _over(self, pool: Pool, rows: Vectors, queries: int) -> ExactSearch:
+    def _over(self, pool: Pool, rows: Vectors) -> ExactSearch:
         """A search over ``rows``; what depends on the rows alone is remembered with the pool."""
-        similarity = pool.derived(("similarity", self.column, self.metric, self.shrinkage), lambda: self._fit(rows))
-        transposed = None
-        if self.transpose and queries <= 4 and rows.device.type == "cpu":
-            searches = pool.derived(("searches", self.column), lambda: [0])
-            searches[0] += 1
-            if searches[0] >= 8:
-                transposed = pool.derived(("transposed", self.column), rows.transposed)
-        return ExactSearch(rows, similarity, transposed)
+        fitted = pool.derived(("similarity", self.column, self.metric, self.shrinkage), lambda: self._fit(rows))
+        return ExactSearch(rows, fitted)
 
     def _fit(self, rows: Vectors) -> Similarity:
         match self.metric:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .vectors import Vectors, inverse
+from .vectors import BLOCK_BYTES, Vectors, inverse
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class Similarity:
     @staticmethod
     def euclidean(rows: Vectors) -> Similarity:
         """The euclidean distance."""
-        return Similarity.distance(rows, rows.mean().to(rows.dtype))
+        # any point amid the rows will do: the mean of some of them spares a pass over all
+        step = max(1, -(-len(rows) // rows.rows_in(BLOCK_BYTES)))
+        return Similarity.distance(rows, rows[torch.arange(0, len(rows), step, device=rows.device)].mean(0))
 
     @staticmethod
     def mahalanobis(rows: Vectors, shrinkage: float) -> Similarity:
@@ -53,7 +55,7 @@ class Similarity:
         return Similarity.distance(rows, centre, _whitening(rows, centre, shrinkage))
 
     def directions(self, queries: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What rows are multiplied with, (Q, D), and what is added for each query, (Q, 1) or None."""
+        """What rows are multiplied with, (Q, D), and what is added for each query, (Q,) or None."""
         if self.unit:
             return queries * inverse(torch.linalg.vector_norm(queries, dim=1, keepdim=True)), None
         if self.centre is None:
@@ -62,7 +64,7 @@ class Similarity:
         if self.root is not None:
             offset = offset @ self.root
             direction = offset @ self.root.t()
-        return direction, (offset.square().sum(1) / -2 - direction @ self.centre).unsqueeze(1)
+        return direction, offset.square().sum(1) / -2 - direction @ self.centre
 
     def distances(self, rows: Tensor, queries: Tensor) -> Tensor:
         """Between ``rows[i]`` and ``queries[i]``, both (n, D), without cancellation: (n,)."""

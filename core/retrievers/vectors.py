@@ -90,17 +90,11 @@ class Vectors:
     def squared_distances(self, centre: Tensor, root: Tensor | None = None) -> Tensor:
         """``|(row - centre) @ root| ** 2`` of every row, (N,); ``root`` (D, D) is the identity if None."""
         out = torch.empty(len(self), dtype=self.dtype, device=self.device)
+        room = torch.empty(min(len(self), self.rows_in(BLOCK_BYTES)), self.dim, dtype=self.dtype, device=self.device)
         for rows, block in self.blocks():
-            offset = block - centre
+            offset = torch.sub(block, centre, out=room[: len(block)])
             torch.linalg.vector_norm(offset if root is None else offset @ root, dim=1, out=out[rows])
         return out.square_()
-
-    def transposed(self) -> Tensor:
-        """A contiguous copy, (D, N)."""
-        out = torch.empty(self.dim, len(self), dtype=self.dtype, device=self.device)
-        for rows, block in self.blocks():
-            out[:, rows] = block.t()
-        return out
 
 
 def inverse(lengths: Tensor) -> Tensor:

@@ -84,15 +84,22 @@ def test_a_draw_ranks_rows_by_their_best_query(metric, q):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_repeated_searches_of_the_same_rows_use_a_transposed_copy(metric):
-    x, queries = data(400, 3)
-    by, pool, plain = Nearest("feature", metric), Pool({"feature": x}), Pool({"feature": x})
-    for _ in range(9):
-        scores, index = by.search(pool, {"feature": queries}, 5)
-        assert_matches(scores, index, brute_force(x, queries, metric), 5)
-        Nearest("feature", metric, transpose=False).search(plain, {"feature": queries}, 5)
-    assert torch.equal(pool.derived(("transposed", "feature"), torch.Tensor), x.t())
-    assert plain.derived(("transposed", "feature"), lambda: None) is None
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 1001])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_one_query_and_rows_in_any_layout(metric, n, dtype):
+    x, queries = data(n, 1, dtype=dtype)
+    reference = brute_force(x, queries, metric)
+    for rows in (x, x.t().contiguous().t(), torch.cat([x, x], dim=1)[:, :6]):
+        scores, index = Nearest("feature", metric).search({"feature": rows}, {"feature": queries}, 10)
+        assert_matches(scores, index, reference, 10)
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_too_large_are_no_warning():
+    x = torch.tensor([[3e38, 3e38], [1.0, 0.0]])
+    scores, index = Nearest(metric="dot").search({"feature": x}, {"feature": torch.tensor([[2.0, 1.0]])}, 2)
+    assert scores.tolist() == [[torch.inf, 2.0]]
+    assert index.tolist() == [[0, 1]]
 
 
 def test_distances_survive_a_large_mean():

@@ -10,7 +10,7 @@ from memreplay.core.retrievers.vectors import Vectors
 
 
 def expected(scores, k):
-    """By score, then by column."""
+    """By score, then by place."""
     order = [sorted(range(len(row)), key=lambda i: (-row[i], i))[:k] for row in scores.tolist()]
     return torch.tensor(order, dtype=torch.int64).view(len(scores), min(k, scores.shape[1]))
 
@@ -31,7 +31,7 @@ def assert_is_top(found, scores, k):
 )
 def test_of_long_and_short_rows(q, n, k, levels, seed):
     scores = torch.randint(levels, (q, n), generator=torch.Generator().manual_seed(seed)).float()
-    found = Top.of(scores, k, start=5)
+    found = Top.of(scores.t(), k, start=5)
     assert_is_top(Top(found.scores, found.index - 5).ordered(), scores, min(k, n))
 
 
@@ -51,7 +51,7 @@ def test_extended_by_pieces(q, widths, k, levels, order, seed):
         scores = scores.sort(1, descending=order == "falling").values
     found, start = Top.none(q, Vectors({"x": scores}, "x")), 0
     for piece in scores.split(widths, dim=1):
-        found = found.extended(piece, k, start)
+        found = found.extended(piece.t(), k, start)
         start += piece.shape[1]
     assert_is_top(found.ordered(), scores, min(k, n))
 
@@ -62,7 +62,7 @@ def test_infinite_scores_keep_their_columns(worst):
     scores[1, 70] = 1.0
     found = Top.none(2, Vectors({"x": scores}, "x"))
     for start in range(0, 96, 32):
-        found = found.extended(scores[:, start : start + 32], 3, start)
+        found = found.extended(scores[:, start : start + 32].t(), 3, start)
     assert_is_top(found.ordered(), scores, 3)
 
 

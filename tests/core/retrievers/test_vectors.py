@@ -27,8 +27,6 @@ def test_summaries_do_not_depend_on_the_blocks(x):
     torch.testing.assert_close(rows.mean(scale), (flat * scale[:, None]).mean(0))
     torch.testing.assert_close(rows.squared_distances(flat[0]), (flat - flat[0]).square().sum(1))
     torch.testing.assert_close(rows.squared_distances(flat[0], root), ((flat - flat[0]) @ root).square().sum(1))
-    assert torch.equal(rows.transposed(), flat.t())
-    assert rows.transposed().is_contiguous()
 
 
 def test_rows_by_slice_and_by_position(x):
@@ -54,7 +52,7 @@ def test_a_compressed_column_is_decoded_a_part_at_a_time(x):
 
     pool = Compressed({"x": x})
     rows = Vectors(pool, "x")
-    rows.norms(), rows.mean(), rows.transposed()
+    rows.norms(), rows.mean()
     assert pool.largest == 2
 
 

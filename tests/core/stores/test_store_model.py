@@ -8,16 +8,16 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from torch import Tensor
 
 from memreplay.core.batch import jagged
 from memreplay.core.retrievers import Nearest
-from memreplay.core.selection import ClassBalanced, Selector, TopScore, Uniform
+from memreplay.core.selection import ClassBalanced, Keyed, Selector, TopScore, Uniform
 from memreplay.core.stores import BFloat16, Growable, Half, Quantized, Ragged, Rows, Store
-from memreplay.core.stores.keeping import Fifo, Herding, KCenter, Reservoir, WeightedReservoir
+from memreplay.core.stores.keeping import Fifo, GradientDiversity, Herding, KCenter, Reservoir, WeightedReservoir
 
 POLICIES: list[Selector] = [
     TopScore("score"),
@@ -29,7 +29,10 @@ POLICIES: list[Selector] = [
     ClassBalanced(Reservoir()),
     ClassBalanced(WeightedReservoir("score")),
     Herding(),
+    KCenter(),
+    GradientDiversity(lambda rows: rows["feature"]),
     ClassBalanced(Herding()),
+    ClassBalanced(KCenter()),
 ]
 
 SCHEMAS: list[dict[str, Any]] = [
@@ -37,6 +40,7 @@ SCHEMAS: list[dict[str, Any]] = [
     {"feature": Half(), "extra": BFloat16()},
     {"feature": Quantized()},
     {"extra": Growable()},
+    {"feature": BFloat16(), "extra": Growable(width=3)},
     {"feature": Half(), "extra": Ragged()},
 ]
 
@@ -46,9 +50,8 @@ class Competition:
 
     def __init__(self, keep: Selector, capacity: int) -> None:
         self.grouped = isinstance(keep, ClassBalanced)
-        inner = keep.inner if isinstance(keep, ClassBalanced) else keep
-        self.by_score = isinstance(inner, TopScore)
-        self.known = isinstance(inner, (TopScore, Fifo))
+        self.by_score = isinstance(inner(keep), TopScore)
+        self.known = isinstance(inner(keep), (TopScore, Fifo))
         self.capacity = capacity
         self.keys: dict[int, float] = {}
         self.classes: dict[int, int] = {}
@@ -99,6 +102,23 @@ class Competition:
         self.capacity = capacity
         while len(self.keys) > capacity:
             self.lose(self.worst(self.largest()))
+
+    def join(self, other: Competition, first: int) -> None:
+        """All rows of another competition, whose row 0 is row ``first`` here, as if they had come here."""
+        for i, key in other.keys.items():
+            self.enlist(first + i, key, other.classes[i])
+        self.take_stock()
+        later = 0.0 if self.by_score else float(first)
+        for label, lost in other.lost.items():
+            self.lost[label] = max(self.lost.get(label, -torch.inf), lost + later)
+        for i in [i for i, key in self.keys.items() if key < self.lost[self.classes[i]]]:
+            self.remove(i)
+        self.shrink(self.capacity)
+
+
+def inner(keep: Selector) -> Selector:
+    """The policy within the classes."""
+    return keep.inner if isinstance(keep, ClassBalanced) else keep
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -194,6 +214,33 @@ class StoreMachine(RuleBasedStateMachine):
                 assert set(held) == set(self.competition.keys)
             self.follow(self.store.rows())
 
+    @rule(capacity=st.sampled_from([1, 4, 12]), n=st.sampled_from([1, 3, 12, 40]), labels=some_labels)
+    def merge(self, capacity: int, n: int, labels: list[int]) -> None:
+        seed = int(torch.randint(10**9, (), generator=self.generator))
+        other = Store(capacity, keep=self.store.keep, columns=self.kinds, seed=seed)
+        batch, first = self.batch(n, labels, 2), self.seen
+        other.add(batch)
+        if not isinstance(inner(self.store.keep), Keyed):
+            with pytest.raises(TypeError, match="only stores whose rows have keys"):
+                self.store.merge(other)
+            return
+        theirs = other.rows().ids.tolist()
+        self.store.merge(other)
+        self.seen += n
+        self.note(batch, first, list(range(n)))
+        held = self.store.rows().ids.tolist()
+        assert set(held) <= self.rows.keys() - {first + row for row in range(n) if row not in theirs}
+        if self.competition.known:
+            competition = Competition(self.store.keep, capacity)
+            for row in range(n):
+                competition.offer(row, batch["score"][row].item(), int(batch["label"][row]))
+            self.competition.join(competition, first)
+            assert set(held) == set(self.competition.keys)
+        elif self.pristine and n <= capacity:
+            assert len(held) == min(self.store.capacity, len(self.rows))
+        self.pristine &= n <= capacity and len(held) == len(self.rows)
+        self.follow(self.store.rows())
+
     @rule(n=st.integers(0, 25), by=st.sampled_from([Uniform(), TopScore("score"), ClassBalanced(Uniform())]))
     def draw(self, n: int, by: Selector) -> None:
         rows = self.store.draw(n, by)
@@ -203,6 +250,37 @@ class StoreMachine(RuleBasedStateMachine):
         if isinstance(by, TopScore):
             best = sorted((row["score"].item() for row in self.rows.values()), reverse=True)[:n]
             assert rows["score"].tolist() == best
+
+    @rule(n=st.integers(1, 25), metric=st.sampled_from(["dot", "euclidean"]))
+    @precondition(lambda self: self.rows)
+    def draw_nearest(self, n: int, metric: Any) -> None:
+        query = torch.randn(3, 3, generator=self.generator)
+        rows = self.store.draw(n, Nearest("feature", metric), query={"feature": query})
+        features = self.store.rows()["feature"]
+        similarity = -torch.cdist(query, features) if metric == "euclidean" else query @ features.t()
+        best = similarity.amax(0)
+        assert rows.scores is not None
+        assert torch.allclose(rows.scores, best.sort(descending=True).values[:n], atol=1e-4)
+        assert torch.allclose(rows.scores, best[rows.slots], atol=1e-4)
+        self.compare(rows)
+
+    @rule(n=st.integers(1, 8), more=st.integers(0, 40), labels=some_labels, away=st.booleans())
+    def return_to_rows(self, n: int, more: int, labels: list[int], away: bool) -> None:
+        """Rows as drawn, of which some are evicted, moved or removed before they are addressed."""
+        drawn = self.store.draw(n)
+        if more:
+            self.offer(more, labels, 2)
+        ids = drawn.ids.tolist()
+        alive = [row for row, i in enumerate(ids) if i in self.rows]
+        self.skipped += len(ids) - len(alive)
+        if away:
+            assert self.store.remove(drawn) == len(alive)
+            self.drop({ids[row] for row in alive})
+            return
+        score = torch.randint(1, 40, (len(ids),), generator=self.generator).float()
+        assert self.store.update(drawn, score=score) == len(alive)
+        for row in alive:
+            self.rows[ids[row]]["score"] = score[row]
 
     @rule(k=st.integers(1, 8), metric=st.sampled_from(["cosine", "dot", "euclidean"]))
     @precondition(lambda self: self.rows)
@@ -347,7 +425,7 @@ class StoreMachine(RuleBasedStateMachine):
         if by_file:
             folder = Path(self.folder.name) / "save"
             self.store.save(folder)
-            self.store = Store.load(folder, path=self.medium())
+            self.store = Store.load(folder, keep=self.store.keep, path=self.medium())
         else:
             fresh = Store(self.store.capacity, keep=self.store.keep, columns=self.kinds, path=self.medium())
             fresh.load_state_dict(state)
@@ -378,7 +456,7 @@ class StoreMachine(RuleBasedStateMachine):
         if not hasattr(self, "store"):
             return
         assert (self.store.seen, self.store.skipped, len(self.store.audit)) == (self.seen, self.skipped, self.forgotten)
-        books = 32 if self.competition.grouped and "Herding" not in repr(self.store.keep) else 24
+        books = 32 if self.competition.grouped and isinstance(inner(self.store.keep), Keyed) else 24
         assert self.store.nbytes == len(self.rows) * books + self.column_bytes()
         if self.rows:
             labels = [int(row["label"]) for row in self.rows.values()]
@@ -386,12 +464,12 @@ class StoreMachine(RuleBasedStateMachine):
 
     def column_bytes(self) -> int:
         n, rows = len(self.rows), self.rows.values()
-        feature = {Half: 6, Quantized: 3 + 4}.get(type(self.kinds.get("feature")), 12)
+        feature = {Half: 6, BFloat16: 6, Quantized: 3 + 4}.get(type(self.kinds.get("feature")), 12)
         extra: int = 4 * n
         if isinstance(self.kinds.get("extra"), BFloat16):
             extra = 2 * n
-        elif isinstance(self.kinds.get("extra"), Growable):
-            extra = 4 * n * (self.store.rows()["extra"].shape[1] if n else 0)
+        elif isinstance(kind := self.kinds.get("extra"), Growable):
+            extra = 4 * n * (max(kind.width, self.store.rows()["extra"].shape[1]) if n else 0)
         elif isinstance(self.kinds.get("extra"), Ragged):
             extra = sum(16 + row["extra"].nbytes for row in rows)
         return n * (feature + 8 + 4) + extra
@@ -417,14 +495,17 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     )
 
 
+CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}  # whatever else the machine does
+
 TestStore = StoreMachine.TestCase
-TestStore.settings = settings(max_examples=60, stateful_step_count=30)
+TestStore.settings = settings(max_examples=60, stateful_step_count=30, **CALM)
 
 
 class LongStoreMachine(StoreMachine):
-    """The same for 20,000 operations."""
+    """The same for at least 20,000 operations."""
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 class TestStoreAtLength(LongStoreMachine.TestCase):
-    settings = settings(max_examples=400, stateful_step_count=50)
+    settings = settings(max_examples=500, stateful_step_count=50, **CALM)

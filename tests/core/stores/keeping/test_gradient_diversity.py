@@ -6,7 +6,10 @@ from collections import Counter
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch import nn
 
+from memreplay.core import scores
+from memreplay.core.gradients import DenseGradients
 from memreplay.core.selection import Pool, rank
 from memreplay.core.selection.uniform import sample_distinct
 from memreplay.core.stores.keeping import GradientDiversity, StoredGradientDiversity
@@ -72,6 +75,21 @@ def test_a_stream_gives_what_the_published_loop_gives(policy):
         assert [score for score, _ in pairs] == pytest.approx([score for score, _ in expected], rel=1e-5)
         pool_inputs, keys = pool["input"][chosen.index], chosen.score
     assert (keys < 1).any()
+
+
+def test_gradients_in_factors_keep_the_same_rows():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)).double()
+    g = torch.Generator().manual_seed(1)
+    pool = {"input": stream(200).double(), "label": torch.randint(2, (200,), generator=g)}
+    pool["key"] = torch.cat([torch.full((20,), 1.1), torch.full((180,), torch.nan)])
+    chosen = [
+        rank(GradientDiversity(lambda rows, f=f: f(model, rows), sample=2), pool, 20, generator=g.manual_seed(2))
+        for f in (scores.factored_gradients, scores.per_sample_gradients)
+    ]
+    assert chosen[0].index.tolist() == chosen[1].index.tolist()
+    assert max(chosen[0].index) >= 20
+    torch.testing.assert_close(chosen[0].score, chosen[1].score)
 
 
 def test_the_lottery_has_the_published_odds():
@@ -140,6 +158,7 @@ def test_fewer_rows_than_held_are_the_most_different():
     [
         (lambda rows: rows["input"][:2], r"gradients has shape \(2, 2\); expected \(3, P\)"),
         (lambda rows: rows["input"].sum(1), r"gradients has shape \(3,\)"),
+        (lambda rows: DenseGradients(rows["input"][:2]), r"gradients has shape \(2, P\); expected \(3, P\)"),
         (lambda rows: rows["input"] / 0, "gradients has length (nan|inf) in row 0; expected finite"),
     ],
 )

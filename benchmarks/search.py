@@ -1,0 +1,91 @@
+"""Searching: the exact nearest rows of one query and of many, by every metric, and the memory it takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+from harness import Bench, Work, main, peer, sgemm_seconds, sum_seconds
+from torch import Tensor
+
+from memreplay.core.retrievers import Nearest
+from memreplay.core.selection import Pool
+
+DIM, K = 384, 10
+METRICS = {"dot": "IndexFlatIP", "cosine": "IndexFlatIP", "euclidean": "IndexFlatL2"}
+MUST = {1: 0.85, 64: 3.5, 1024: 0.9}
+
+
+def vectors(n: int, device: str = "cpu", seed: int = 0) -> Tensor:
+    """Numbers from a normal distribution, (n, DIM)."""
+    return torch.randn(n, DIM, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def flat(rows: Tensor, queries: Tensor, metric: str) -> Work | None:
+    """The same search by faiss on one thread, or None where it is not installed; for the cosine of unit vectors."""
+    faiss = peer("faiss")
+    if faiss is None:
+        return None
+    faiss.omp_set_num_threads(1)
+    if metric == "cosine":
+        rows, queries = (torch.nn.functional.normalize(x) for x in (rows, queries))
+    index = getattr(faiss, METRICS[metric])(DIM)
+    index.add(rows.numpy())
+    asked = queries.numpy()
+    return lambda: index.search(asked, K)
+
+
+def measure(bench: Bench) -> None:
+    n = 10_000 if bench.quick else 100_000
+    on_cpu = bench.device == "cpu"
+    rows = vectors(n, bench.device)
+    for metric in METRICS:
+        by = Nearest("feature", metric)  # type: ignore[arg-type]
+        for q in MUST:
+            queries = vectors(q, bench.device, seed=1)
+            query = {"feature": queries}
+            peers = {"faiss": (flat(rows, queries, metric), MUST[q])} if on_cpu else {}
+            bound = sum_seconds(rows.nbytes) if q == 1 else sgemm_seconds(2 * q * rows.numel())
+            limit = bound if on_cpu else None
+            name = f"search {q:,} of {n:,} x {DIM}, {metric}"
+            kept = Pool({"feature": rows})
+            if q == 1:
+                changed: Work = lambda by=by, query=query: by.search({"feature": rows}, query, K)  # noqa: E731
+                bench.compare(f"{name}, rows just changed", changed, peers, calls=10, limit=limit)
+                name += ", rows unchanged"
+            work: Work = lambda by=by, query=query, kept=kept: by.search(kept, query, K)  # noqa: E731
+            bench.compare(name, work, peers, calls=20 if q == 1 else 1, limit=limit)
+    if on_cpu and not Path("/proc/self/clear_refs").exists():
+        return
+    sizes = [(q, k) for q in (1, 64, 1024, 20_000) for k in (1, 10, 1000)]
+    for q, k in sizes[:-3] if bench.quick else sizes:
+        bench.note(
+            f"search {q:,} of {n:,}, top {k:,}: {temporary(bench.device, n, q, k) / 1e6:.1f} MB beside the result"
+        )
+
+
+def temporary(device: str, n: int, q: int, k: int) -> int:
+    """Bytes a search needs for a while beside rows, queries and result."""
+    query, pool = {"feature": vectors(q, device)}, Pool({"feature": vectors(n, device)})
+    Nearest().search(pool, {"feature": query["feature"][:2]}, 1)  # loads what is loaded once
+    if device == "cpu":
+        Path("/proc/self/clear_refs").write_text("5")  # the most memory held is counted from now on
+        before = _resident("VmRSS")
+    else:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    result = Nearest().search(pool, query, k)
+    peak = _resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
+    return max(0, peak - before - sum(part.nbytes for part in result))
+
+
+def _resident(name: str) -> int:
+    """Memory of this process in bytes, as Linux counts it."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return 1024 * int(found[1])
+
+
+if __name__ == "__main__":
+    main(measure)
