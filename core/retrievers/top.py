@@ -86,4 +86,5 @@ class Top:
 
 def _maxima(tile: Tensor, depth: int) -> Tensor:
     """The highest of every ``depth`` rows, n / depth apart, of each column of ``tile`` (n, q): (q, n / depth)."""
-    return tile.unflatten(0, (depth, len(tile) // depth)).amax(0).t().contiguous()
+    highest: Tensor = tile.unflatten(0, (depth, len(tile) // depth)).amax(0)
+    return highest.t().contiguous()

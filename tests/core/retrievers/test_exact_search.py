@@ -73,7 +73,7 @@ def test_long_vectors_are_compared_fewer_at_a_time(metric):
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1_000, 20_000, generator=generator).half()
     with PeakMemory() as search:
-        scores, index = Nearest("feature", metric).search({"feature": x[:200]}, {"feature": x}, 1)
+        _, index = Nearest("feature", metric).search({"feature": x[:200]}, {"feature": x}, 1)
     assert search.peak < 64e6
     assert index[:200, 0].tolist() == list(range(200))
 
