@@ -6,14 +6,16 @@ is a model's verdict at recall. Nothing here leaves a trace on the model: no gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
+from .batch import batch_size
+from .gradients import DenseGradients, Gradients, JoinedGradients, LinearGradients
+from .linear_recorder import LinearRecorder
 from .mixers.cross_entropy import cross_entropy
 from .mixers.view import Forward, View, columns_of, logits_of_input, on_device
 
@@ -97,6 +99,48 @@ def gradient_embedding(features: Tensor, logits: Tensor, labels: Tensor | None =
     return (error.unsqueeze(2) * features.unsqueeze(1)).flatten(1)
 
 
+@torch.no_grad()
+def last_layer_gradients(features: Tensor, logits: Tensor, labels: Tensor, *, bias: bool = True) -> Gradients:
+    """Gradient of each row's cross-entropy in the last, linear layer, for `GradientDiversity`; arguments as for
+    `gradient_norm`. Made of ``h`` and ``softmax(f(x)) - onehot(y)``, without a matrix (B, C * D).
+
+    >>> gradients = last_layer_gradients(torch.ones(2, 3), torch.zeros(2, 2), torch.tensor([0, 1]))
+    >>> [values.tolist() for values in gradients.products(1)]
+    [[[-2.0]], [2.0, 2.0]]
+    """
+    return LinearGradients(features, _error(logits, labels), bias=bias)
+
+
+def factored_gradients(
+    model: nn.Module,
+    rows: Mapping[str, Tensor] | Rows,
+    *,
+    forward: Forward | None = None,
+    criterion: Criterion = row_cross_entropy,
+) -> Gradients:
+    """The gradients of `per_sample_gradients`, for `GradientDiversity`, from one forward and backward over all rows.
+
+    In linear layers and convolutions the gradient of a row is a product of what goes in and the gradient of what comes
+    out, which gives inner products without a matrix (B, P). Parameters used in any other way, or more than once, take a
+    second pass with `per_sample_gradients`; so does the whole model where a layer has something else than rows along
+    its first axis, or rows depend on each other. Models with dropout must be in eval mode.
+
+    Args:
+        model: without the wrapper of several processes.
+        rows: one row per experience, at least one.
+        forward: ``forward(model, batch) -> outputs``; by default ``{"logits": model(batch["input"])}``.
+        criterion: the loss of each row of a view.
+
+    Raises:
+        ValueError: no parameter requires a gradient, or the criterion does not give one loss per row.
+    """
+    call = _Functional(model, forward, criterion)
+    factors, others = _factors(call, columns_of(rows))
+    if others:
+        factors.append(DenseGradients(_per_row(_flat, call, rows, names=others)))
+    return JoinedGradients(factors)
+
+
 def per_sample_gradients(
     model: nn.Module,
     rows: Mapping[str, Tensor] | Rows,
@@ -117,11 +161,7 @@ def per_sample_gradients(
         criterion: the loss of each row of a view.
         chunk_size: rows worked on at a time; None: all.
     """
-
-    def flat(gradients: dict[str, Tensor]) -> Tensor:
-        return torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
-
-    return _per_row(flat, model, rows, forward, criterion, chunk_size)
+    return _per_row(_flat, _Functional(model, forward, criterion), rows, chunk_size)
 
 
 def per_sample_gradient_norm(
@@ -140,7 +180,7 @@ def per_sample_gradient_norm(
     def length(gradients: dict[str, Tensor]) -> Tensor:
         return torch.stack([gradient.square().sum() for gradient in gradients.values()]).sum().sqrt()
 
-    return _per_row(length, model, rows, forward, criterion, chunk_size)
+    return _per_row(length, _Functional(model, forward, criterion), rows, chunk_size)
 
 
 def interference(
@@ -183,13 +223,15 @@ class _Functional:
     def __init__(self, model: nn.Module, forward: Forward | None, criterion: Criterion) -> None:
         self._module = _WithForward(model, forward or logits_of_input)
         self._criterion = criterion
-        self.parameters = {name: p.detach() for name, p in self._module.named_parameters() if p.requires_grad}
+        self.learned = {name: p for name, p in self._module.named_parameters() if p.requires_grad}
+        self.parameters = {name: p.detach() for name, p in self.learned.items()}
         self._buffers = {name: values.clone() for name, values in self._module.named_buffers()}
         if not self.parameters:
             raise ValueError("model has no parameters that require a gradient; expected at least one")
 
     def __call__(self, parameters: Mapping[str, Tensor], rows: Mapping[str, Tensor]) -> Tensor:
-        outputs = functional_call(self._module, {**parameters, **self._buffers}, (rows,))
+        instead = {**parameters, **self._buffers}
+        outputs = functional_call(self._module, instead, (rows,)) if instead else self._module(rows)
         return self._criterion(View(rows, outputs))
 
 
@@ -203,21 +245,61 @@ class _WithForward(nn.Module):
         return self._forward(self.model, rows)
 
 
+def _factors(call: _Functional, rows: Mapping[str, Tensor]) -> tuple[list[Gradients], list[str]]:
+    """Gradients in factors, where that is possible, and the names of the other parameters."""
+    parameters = call.learned
+    # The first row comes twice. Its copy does not count in the loss, so that all gradients in its place are 0, unless a
+    # layer has something else than rows along its first axis, or mixes them.
+    doubled = {name: torch.cat([values[:1], values]) for name, values in rows.items()}
+    n = batch_size(doubled, "rows")
+    with torch.enable_grad(), LinearRecorder(parameters.values()) as recorder:
+        losses = call({}, doubled)
+    if losses.shape != (n,):
+        raise ValueError(f"criterion gave shape {tuple(losses.shape)} for {n} rows; expected one loss per row")
+    if not losses.requires_grad:
+        return [], list(parameters)
+    layers = [layer for layer in recorder.layers() if layer.input.dim() > 1 and len(layer.input) == n]
+    factored = {id(parameter) for layer in layers for parameter in (layer.weight, layer.bias)}
+    others = [name for name, values in parameters.items() if id(values) not in factored]
+    counts = torch.ones_like(losses)
+    counts[0] = 0
+    wanted = [layer.output for layer in layers] + [parameters[name] for name in others]
+    found = torch.autograd.grad(losses, wanted, counts, allow_unused=True)
+    reached = [(layer, errors) for layer, errors in zip(layers, found, strict=False) if errors is not None]
+    if not reached or torch.cat([errors[0].flatten() for _, errors in reached]).any():
+        return [], list(parameters)
+    watched = {id(values) for values in parameters.values()}
+    factors: list[Gradients] = [
+        LinearGradients(
+            layer.unfold(layer.input)[1:],
+            errors.movedim(layer.channels, -1)[1:],
+            weight=id(layer.weight) in watched,
+            bias=id(layer.bias) in watched,
+        )
+        for layer, errors in reached
+    ]
+    return factors, [name for name, gradient in zip(others, found[len(layers) :], strict=True) if gradient is not None]
+
+
+def _flat(gradients: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([gradient.reshape(-1) for gradient in gradients.values()])
+
+
 def _per_row(
     summary: Callable[[dict[str, Tensor]], Tensor],
-    model: nn.Module,
+    call: _Functional,
     rows: Mapping[str, Tensor] | Rows,
-    forward: Forward | None,
-    criterion: Criterion,
-    chunk_size: int | None,
+    chunk_size: int | None = None,
+    names: Collection[str] | None = None,
 ) -> Tensor:
-    call = _Functional(model, forward, criterion)
+    """``summary`` of each row's gradients in the parameters ``names``; all of them if None."""
+    parameters = {name: call.parameters[name] for name in names or call.parameters}
 
     def loss_of_one(parameters: dict[str, Tensor], row: dict[str, Tensor]) -> Tensor:
         return call(parameters, {name: values.unsqueeze(0) for name, values in row.items()}).sum()
 
     def of_one(row: dict[str, Tensor]) -> Tensor:
-        return summary(grad(loss_of_one)(call.parameters, row))
+        return summary(grad(loss_of_one)(parameters, row))
 
     result: Any = vmap(of_one, randomness="different", chunk_size=chunk_size)(dict(columns_of(rows)))
     return result.detach()  # type: ignore[no-any-return]
@@ -226,4 +308,4 @@ def _per_row(
 def _error(logits: Tensor, labels: Tensor) -> Tensor:
     """softmax less one-hot, (B, C)."""
     probabilities = logits.softmax(1)
-    return probabilities - F.one_hot(labels.long(), probabilities.shape[1])
+    return probabilities.scatter_add_(1, labels.long().unsqueeze(1), probabilities.new_full((len(labels), 1), -1))

@@ -120,6 +120,125 @@ def test_per_sample_gradients_of_ones_own_loss():
     torch.testing.assert_close(found, expected)
 
 
+class Tokens(nn.Module):
+    """The input as five tokens of one number, through a layer of a transformer."""
+
+    def __init__(self, rows_first: bool = True) -> None:
+        super().__init__()
+        self.rows_first = rows_first
+        self.embed = nn.Linear(1, 4)
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.0, batch_first=rows_first)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.unsqueeze(2) if self.rows_first else x.t().unsqueeze(2)
+        out: Tensor = self.head(self.layer(self.embed(tokens)).mean(1 if self.rows_first else 0))
+        return out
+
+
+class Twice(nn.Module):
+    """One layer used as a layer twice, another as a layer and by its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.idle = nn.Linear(5, 5), nn.Linear(5, 3), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.body(x).tanh())
+        out: Tensor = self.head(x) + x @ self.head.weight.t() ** 2
+        return out
+
+
+def image_net(*layers: nn.Module) -> nn.Module:
+    """Convolutions over the input as an image."""
+    return nn.Sequential(nn.Unflatten(1, (1, 5, 1)), *layers, nn.Flatten(), nn.LazyLinear(3))
+
+
+MODELS = {
+    "linear": lambda: nn.Sequential(nn.Linear(5, 6), nn.ReLU(inplace=True), nn.Linear(6, 3, bias=False)),
+    "convolutions": lambda: image_net(
+        nn.Conv2d(1, 3, (3, 1), padding=(2, 0), stride=(2, 1)), nn.Tanh(), nn.Conv2d(3, 4, (2, 1), dilation=(2, 1))
+    ),
+    "other convolutions": lambda: image_net(
+        nn.Conv2d(1, 4, (3, 1), padding="same"), nn.Tanh(), nn.Conv2d(4, 4, (2, 1), groups=2)
+    ),
+    "norms": lambda: nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.LayerNorm(6), nn.Linear(6, 3)),
+    "frozen": lambda: nn.Sequential(nn.Linear(5, 6).requires_grad_(False), nn.Tanh(), nn.Linear(6, 3)),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(5, 3)),
+    "tokens": Tokens,
+    "tokens first": lambda: Tokens(rows_first=False),
+    "twice": Twice,
+}
+
+
+@pytest.mark.parametrize("n", [4, 7])  # with 4 rows and the one that is doubled, rows are as many as tokens
+@pytest.mark.parametrize("name", MODELS)
+def test_factored_gradients_equal_a_loop(name, n):
+    torch.manual_seed(0)
+    model, rows = MODELS[name]().eval().double(), random_rows(n, 1)
+    model(rows["input"])
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    flat = []
+    for x, y in zip(rows["input"], rows["label"], strict=True):
+        loss = F.cross_entropy(model(x.unsqueeze(0)), y.unsqueeze(0))
+        found = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        flat.append(torch.cat([g.reshape(-1) for g in found]))
+    expected = torch.stack(flat)
+    before = copy.deepcopy(model.state_dict())
+    gradients = scores.factored_gradients(model, rows)
+    products, squares = gradients.products(3)
+    assert len(gradients) == n
+    torch.testing.assert_close(products, expected[:3] @ expected[3:].T, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(squares, expected.square().sum(1), rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(expected, scores.per_sample_gradients(model, rows))
+    assert not products.requires_grad
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(values, before[key]) for key, values in model.state_dict().items())
+
+
+def test_factored_gradients_of_a_bias_only():
+    model, rows = Net(), random_rows(7, 1)
+    model.requires_grad_(False)
+    model.body[0].bias.requires_grad_(True)
+    products, _ = scores.factored_gradients(model, rows).products(2)
+    expected = gradients_one_by_one(model, rows, [model.body[0].bias])
+    torch.testing.assert_close(products, expected[:2] @ expected[2:].T)
+
+
+def test_factored_gradients_of_ones_own_loss():
+    model, rows = nn.Linear(5, 1).double(), random_rows(3, 1)
+    rows["target"] = torch.arange(3.0, dtype=torch.float64)
+
+    def criterion(view: View) -> Tensor:
+        return (view.output("y").squeeze(1) - view.column("target")).square()
+
+    def forward(m: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"y": m(batch["input"])}
+
+    with torch.no_grad():
+        found = scores.factored_gradients(model, rows, forward=forward, criterion=criterion).products(1)
+    dense = scores.per_sample_gradients(model, rows, forward=forward, criterion=criterion)
+    torch.testing.assert_close(found, (dense[:1] @ dense[1:].T, dense.square().sum(1)))
+    with pytest.raises(ValueError, match=r"criterion gave shape \(\) for 4 rows; expected one loss per row"):
+        scores.factored_gradients(model, rows, forward=forward, criterion=lambda view: criterion(view).mean())
+
+
+def test_factored_gradients_refuse_batch_statistics():
+    model = nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Linear(6, 3)).double()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises((RuntimeError, ValueError)):
+        scores.factored_gradients(model, random_rows(7, 1)).products(2)
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_last_layer_gradients_equal_a_loop(bias):
+    model, rows = Net(bias), random_rows(7, 1)
+    found = scores.last_layer_gradients(model.body(rows["input"]), model(rows["input"]), rows["label"], bias=bias)
+    expected = gradients_one_by_one(model, rows, list(model.head.parameters()))
+    torch.testing.assert_close(found.products(3), (expected[:3] @ expected[3:].T, expected.square().sum(1)))
+
+
 def test_interference_equals_a_step_of_a_copy():
     model, candidates, batch, lr = Net(), random_rows(9, 1), random_rows(4, 2), 0.3
     found = scores.interference(model, candidates, batch, lr)

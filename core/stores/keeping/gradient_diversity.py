@@ -6,11 +6,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ...batch import Batch
-from ...retrievers.vectors import Vectors, inverse
+from ...gradients import DenseGradients, Gradients
+from ...retrievers.vectors import Vectors
 from ...selection import Pool, Ranker, Selection
 from ...selection.uniform import sample_distinct
 
@@ -28,43 +31,47 @@ class _GradientSelection(Ranker):
             raise ValueError(f"sample is {self.sample}; expected at least 1 row")
 
     @abstractmethod
-    def _gradients(self, rows: Batch) -> Tensor:
-        """One gradient per row, (n, P)."""
+    def _gradients(self, rows: Batch) -> Tensor | Gradients:
+        """One gradient per row."""
 
     def rank(
         self, pool: Pool, k: int, *, query: Mapping[str, Tensor] | None = None, generator: torch.Generator
     ) -> Selection:
         scores = _scores_given(pool)
-        unknown = scores.isnan()
-        held, new = (~unknown).nonzero().squeeze(1), unknown.nonzero().squeeze(1)
+        unknown = np.isnan(scores)
+        held, new = np.flatnonzero(~unknown), np.flatnonzero(unknown)
         if len(held) > k:
-            held = held[scores[held].sort(stable=True).indices[:k]]
+            held = held[scores[held].argsort(kind="stable")[:k]]
         if not len(held):
             held, new = new[:k], new[k:]
             scores[held] = FIRST
         if k and len(new):
             scores[new] = self._compare(pool, held, new, generator)
             free = k - len(held)
-            held = _challenge(torch.cat([held, new[:free]]), new[free:], scores, generator)
-        score, order = scores[held].sort(stable=True)
-        return Selection(held[order], score)
+            held = _challenge(np.concatenate([held, new[:free]]), new[free:], scores, generator)
+        held = held[scores[held].argsort(kind="stable")]
+        return Selection(torch.from_numpy(held), torch.from_numpy(scores[held]))
 
-    def _compare(self, pool: Pool, held: Tensor, new: Tensor, generator: torch.Generator) -> Tensor:
-        """Scores of the rows ``new``, float64 (n,)."""
-        sampled = held[sample_distinct(len(held), self.sample, generator)]
-        rows = torch.cat([sampled, new])
-        gradients = self._gradients(pool.take(rows)).detach()
-        if gradients.dim() != 2 or len(gradients) != len(rows):
-            raise ValueError(f"gradients has shape {tuple(gradients.shape)}; expected ({len(rows)}, P), one per row")
-        gradients = gradients.to(torch.promote_types(gradients.dtype, torch.float32))
-        lengths = torch.linalg.vector_norm(gradients, dim=1)
-        if not lengths.isfinite().all():
-            row = int((~lengths.isfinite()).nonzero()[0])
-            raise ValueError(f"gradients has length {lengths[row].item()} in row {row}; expected finite gradients")
-        known, arrived = gradients.split([len(sampled), len(new)])
-        scale = inverse(lengths)
-        cosines: Tensor = (known @ arrived.t()).mul_(scale[: len(sampled), None]).amax(0).mul_(scale[len(sampled) :])
-        return cosines.double().cpu().add_(1).clamp_(0, 2)
+    def _compare(
+        self, pool: Pool, held: NDArray[np.int64], new: NDArray[np.int64], generator: torch.Generator
+    ) -> NDArray[np.float64]:
+        """Scores of the rows ``new``, (n,)."""
+        sampled = held[sample_distinct(len(held), self.sample, generator).numpy()]
+        rows = torch.from_numpy(np.concatenate([sampled, new]))
+        given = self._gradients(pool.take(rows))
+        shape = f"({len(given)}, P)" if isinstance(given, Gradients) else str(tuple(given.shape))
+        if len(given) != len(rows) or (isinstance(given, Tensor) and given.dim() != 2):
+            raise ValueError(f"gradients has shape {shape}; expected ({len(rows)}, P), one per row")
+        gradients = given if isinstance(given, Gradients) else DenseGradients(given)
+        products, squares = (values.double().cpu().numpy() for values in gradients.products(len(sampled)))
+        lengths = np.sqrt(squares)
+        if not np.isfinite(lengths).all():
+            row = int((~np.isfinite(lengths)).argmax())
+            raise ValueError(f"gradients has length {lengths[row]} in row {row}; expected finite gradients")
+        scale = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        cosines = (products * scale[: len(sampled), None]).max(0) * scale[len(sampled) :]
+        scores: NDArray[np.float64] = (cosines + 1).clip(0, 2)
+        return scores
 
 
 @dataclass(frozen=True)
@@ -84,8 +91,10 @@ class GradientDiversity(_GradientSelection):
     new (NaN); without that column all are new. The rows chosen come with their scores, lowest first.
 
     Args:
-        gradients: from the columns of n rows to one gradient per row, (n, P), of any part of the model. It is called
-            once per batch, for the random rows held followed by those that are new.
+        gradients: from the columns of n rows to one gradient per row, (n, P), of any part of the model; or to
+            `Gradients` in factors, a fraction of the cost: ``lambda rows: scores.factored_gradients(model, rows)``, or
+            `memreplay.scores.last_layer_gradients`. It is called once per batch, for the random rows held followed by
+            those that are new.
         sample: how many rows held are drawn for comparison.
 
     >>> policy = GradientDiversity(gradients=lambda rows: rows["input"], sample=2)
@@ -94,14 +103,14 @@ class GradientDiversity(_GradientSelection):
     [0, 1]
     """
 
-    gradients: Callable[[Batch], Tensor]
+    gradients: Callable[[Batch], Tensor | Gradients]
     sample: int = 10
 
     @property
     def needs(self) -> tuple[str, ...]:
         return ("key",)
 
-    def _gradients(self, rows: Batch) -> Tensor:
+    def _gradients(self, rows: Batch) -> Tensor | Gradients:
         return self.gradients(rows)
 
 
@@ -127,29 +136,30 @@ class StoredGradientDiversity(_GradientSelection):
         return Vectors(rows, self.column)[:]
 
 
-def _scores_given(pool: Pool) -> Tensor:
-    """The scores that held rows came with, NaN for new rows; float64 (N,), the caller's own."""
+def _scores_given(pool: Pool) -> NDArray[np.float64]:
+    """The scores that held rows came with, NaN for new rows; (N,), the caller's own."""
     if "key" not in list(pool):
-        return torch.full((pool.size,), torch.nan, dtype=torch.float64)
-    scores = pool["key"].to(device="cpu", dtype=torch.float64, copy=True)
-    wrong = (scores - 1).abs() > 1
+        return np.full(pool.size, np.nan)
+    scores: NDArray[np.float64] = pool["key"].to(device="cpu", dtype=torch.float64, copy=True).numpy()
+    wrong = np.abs(scores - 1) > 1
     if wrong.any():
         raise ValueError(
-            f"pool['key'] has {scores[wrong][0].item()}; expected scores from 0 to 2, or NaN for new rows: "
+            f"pool['key'] has {scores[wrong][0]}; expected scores from 0 to 2, or NaN for new rows: "
             "another policy kept these rows"
         )
     return scores
 
 
-def _challenge(held: Tensor, new: Tensor, scores: Tensor, generator: torch.Generator) -> Tensor:
+def _challenge(
+    held: NDArray[np.int64], new: NDArray[np.int64], scores: NDArray[np.float64], generator: torch.Generator
+) -> NDArray[np.int64]:
     """The rows held after each of ``new``, in order, has challenged one of ``held``, which is overwritten."""
     challengers = new[scores[new] < 1]
-    chances = torch.rand(len(challengers), 2, dtype=torch.float64, generator=generator)
-    values = scores[held].numpy()
+    chances = torch.rand(len(challengers), 2, dtype=torch.float64, generator=generator).tolist()
+    values = scores[held]
     edges = values.cumsum()
-    for row, score, (place, luck) in zip(
-        challengers.tolist(), scores[challengers].tolist(), chances.tolist(), strict=True
-    ):
+    for row, (place, luck) in zip(challengers.tolist(), chances, strict=True):
+        score = scores[row]
         i = min(int(edges.searchsorted(place * edges[-1], side="right")), len(held) - 1)
         if luck * (values[i] + score) < values[i]:
             held[i], values[i] = row, score
