@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-from .batch import Batch, from_offsets, offsets_of, take
+from .batch import Batch, batch_size, from_offsets, offsets_of, take
 from .mixers.view import View, columns_of
 from .stores.rows import Rows
 
@@ -42,15 +44,53 @@ class Replicas:
             ValueError: the processes have different columns, shapes or dtypes.
             RuntimeError: the memories of the processes have drawn different rows.
         """
-        sizes = self._sizes(batch)
+        sizes, _ = self._sizes(batch)
+        return _first(self._collect(batch, sizes), self.real(sum(sizes)))
+
+    def add(self, source: Any, batch: Mapping[str, Tensor]) -> None:
+        """Offers the global batch to ``source``, on every process alike. Where it can tell which rows it wants (see
+        `Store.wanted`), the columns by which it decides travel first, if any, and of the others only these rows.
+
+        Raises:
+            ValueError: the processes have different columns, shapes or dtypes; or what ``source.add`` finds fault with.
+            RuntimeError: the memories of the processes have drawn different rows, or want different ones.
+        """
+        if not batch:  # on every process, or there is an error
+            self._sizes(batch)
+            return
+        if not hasattr(source, "wanted"):
+            source.add(self.gather(batch))
+            return
+        by = {name: batch[name] for name in source.decides_by if name in batch}
+        # without such columns the answer is known at once, if every process has as many rows
+        n = 0 if by else self.real(self.size * batch_size(batch))
+        offered = source.wanted(n, {name: values[:0] for name, values in by.items()})
+        sizes, checks = self._sizes(batch, _checksum(offered))
         real = self.real(sum(sizes))
-        rows = {name: self._collect(values, sizes) for name, values in batch.items()}
-        return rows if real == sum(sizes) else take(rows, torch.arange(real))
+        deciding: Batch = {}
+        if -1 not in checks and (by or len(set(sizes)) > 1):
+            deciding = _first(self._collect(by, sizes), real)
+            offered = source.wanted(real, deciding)
+            (checks,) = self._tell(_checksum(offered))
+        if -1 in checks:  # one that has just been saved, for example, cannot tell
+            offered = None
+        else:
+            _require_same(checks, "want")
+        rest = {name: values for name, values in batch.items() if name not in deciding}
+        if offered is None:
+            rows = {**deciding, **_first(self._collect(rest, sizes), real)}
+            source.add({name: rows[name] for name in batch})
+            return
+        ends = torch.searchsorted(offered.rows, torch.tensor([0, *sizes]).cumsum(0)).tolist()
+        mine = offered.rows[ends[self.rank] : ends[self.rank + 1]] - sum(sizes[: self.rank])
+        brought = self._collect(take(rest, mine), [end - start for start, end in pairwise(ends)])
+        rows = {**take(deciding, offered.rows), **brought}
+        source.add({name: rows[name] for name in batch}, among=offered)
 
     def gather_live(self, name: str, values: Tensor) -> Tensor:
         """The rows of ``values`` of all processes, repetitions included; those of this process keep their graph."""
-        sizes = self._sizes({name: values})
-        rows = self._collect(values.detach(), sizes)
+        sizes, _ = self._sizes({name: values})
+        rows = self._collect({name: values.detach()}, sizes)[name]
         if not values.requires_grad:
             return rows
         before = sum(sizes[: self.rank])
@@ -109,40 +149,58 @@ class Replicas:
 
     # -- transport ----------------------------------------------------------------------------------------------
 
-    def _sizes(self, batch: Mapping[str, Tensor]) -> list[int]:
-        """Rows of every process, after checking that all have the same columns and the same memory."""
+    def _sizes(self, batch: Mapping[str, Tensor], check: int = 0) -> tuple[list[int], list[int]]:
+        """Rows and ``check`` of every process, after checking that all have the same columns and the same memory."""
         schema = ", ".join(f"{name}: {_describe(values)}" for name, values in batch.items())
-        rows = next(iter(batch.values())).size(0)
-        mine = torch.tensor([zlib.crc32(schema.encode()), self._drawn, rows], device=self.accelerator.device)
-        headers = mine.new_empty(self.size * 3)
-        dist.all_gather_into_tensor(headers, mine)
-        schemas, draws, sizes = headers.view(self.size, 3).T.tolist()
+        rows = batch_size(batch) if batch else 0
+        schemas, draws, sizes, checks = self._tell(zlib.crc32(schema.encode()), self._drawn, rows, check)
         if len(set(schemas)) > 1:
-            raise ValueError(f"process {self.rank} has the columns {schema}; expected the same ones on every process")
-        if len(set(draws)) > 1:
-            raise RuntimeError(
-                "the memories of the processes have drawn different rows; expected memories made alike, with the same "
-                "seed, and recall and remember called on every process"
-            )
-        return [int(size) for size in sizes]
+            columns = f"the columns {schema}" if batch else "no columns"
+            raise ValueError(f"process {self.rank} has {columns}; expected the same ones on every process")
+        _require_same(draws, "have drawn")
+        return sizes, checks
 
-    def _collect(self, values: Tensor, sizes: list[int]) -> Tensor:
-        """The rows of every process, on the device of ``values``."""
-        if values.is_nested:
-            lengths = self._collect(offsets_of(values).diff(), sizes)
-            items = values.values()
-            return from_offsets(self._collect(items, self._sizes({"items": items})), _offsets(lengths))
-        trailing, longest = values.shape[1:], max(sizes)
-        if longest == 0 or trailing.numel() == 0:
-            return values.new_empty(sum(sizes), *trailing)
-        # bytes, because not every backend knows every dtype
-        padded = values.new_zeros(longest, *trailing)
-        padded[: len(values)] = values
-        mine = padded.view(longest, -1).view(torch.uint8).to(self.accelerator.device)
-        gathered = mine.new_empty(self.size * longest, mine.shape[1])
-        dist.all_gather_into_tensor(gathered, mine)
-        parts = gathered.view(values.dtype).view(self.size, longest, *trailing)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(values.device)
+    def _tell(self, *numbers: int) -> list[list[int]]:
+        """Each of ``numbers`` of every process."""
+        mine = torch.tensor(numbers, device=self.accelerator.device)
+        told = mine.new_empty(self.size * len(numbers))
+        dist.all_gather_into_tensor(told, mine)
+        columns: list[list[int]] = told.view(self.size, len(numbers)).T.tolist()
+        return columns
+
+    def _collect(self, rows: Mapping[str, Tensor], sizes: list[int]) -> Batch:
+        """The rows of every process, each column on the device where it is here. The lengths of ragged rows come with
+        the other columns, then their items."""
+        found = self._bring(
+            {name: offsets_of(values).diff() if values.is_nested else values for name, values in rows.items()}, sizes
+        )
+        for name, values in rows.items():
+            if values.is_nested:
+                lengths = found[name]
+                items = [int(part.sum()) for part in lengths.split(sizes)]
+                found[name] = from_offsets(self._bring({name: values.values()}, items)[name], _offsets(lengths))
+        return found
+
+    def _bring(self, columns: Mapping[str, Tensor], sizes: list[int]) -> Batch:
+        """The rows of every process in one message: their bytes, because not every backend knows every dtype."""
+        if not columns:
+            return {}
+        n, longest, device = sizes[self.rank], max(sizes), self.accelerator.device
+        data = torch.cat([_bytes(values, n).to(device) for values in columns.values()], 1)
+        mine = data.new_zeros(longest, data.shape[1])
+        mine[:n] = data
+        told = mine.new_empty(self.size * longest, data.shape[1])
+        if told.numel():
+            dist.all_gather_into_tensor(told, mine)
+        parts = told.view(self.size, longest, data.shape[1])
+        rows = torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        found, start = {}, 0
+        for name, values in columns.items():
+            found[name] = values.new_empty(len(rows), *values.shape[1:])
+            own = _bytes(found[name], len(rows))
+            own.copy_(rows[:, start : start + own.shape[1]])
+            start += own.shape[1]
+        return found
 
     def _spread(self, values: Tensor) -> Tensor:
         """``values`` of rank 0, which may have another number of rows."""
@@ -199,6 +257,45 @@ class _Everywhere(Mapping[str, Tensor]):
                 rows = take({name: rows}, torch.arange(real))[name]
             self._gathered[name] = rows
         return self._gathered[name]
+
+
+def is_plain(accelerator: Any) -> bool:
+    """Whether gradients and optimizer steps are PyTorch's own, without a scaler or an engine around them."""
+    return accelerator.scaler is None and accelerator.distributed_type in ("NO", "MULTI_CPU", "MULTI_GPU")
+
+
+def share_buffers(model: nn.Module, accelerator: Any) -> None:
+    """Gives ``model`` the buffers of rank 0 on every process, such as batch statistics."""
+    buffers = [buffer.detach() for buffer in model.buffers() if buffer.numel()]
+    if accelerator.num_processes == 1 or not buffers:
+        return
+    data = torch.cat([buffer.reshape(-1).view(torch.uint8) for buffer in buffers])
+    dist.broadcast(data, src=0)
+    for buffer, part in zip(buffers, data.split([buffer.nbytes for buffer in buffers]), strict=True):
+        buffer.copy_(part.clone().view(buffer.dtype).view(buffer.shape))
+
+
+def _checksum(offered: Any) -> int:
+    """Of the rows that a source wants; -1 where it cannot tell."""
+    return -1 if offered is None else zlib.crc32(offered.rows.numpy().tobytes())
+
+
+def _require_same(checksums: list[int], verb: str) -> None:
+    if len(set(checksums)) > 1:
+        raise RuntimeError(
+            f"the memories of the processes {verb} different rows; expected memories made alike, with the same seed, "
+            "and recall and remember called on every process"
+        )
+
+
+def _first(rows: Batch, n: int) -> Batch:
+    """The first ``n`` of the rows; the same columns where these are all."""
+    return take(rows, torch.arange(n)) if rows and n != batch_size(rows) else rows
+
+
+def _bytes(values: Tensor, n: int) -> Tensor:
+    """The ``n`` rows of ``values`` as bytes (n, W)."""
+    return values.reshape(n, math.prod(values.shape[1:])).view(torch.uint8)
 
 
 def _describe(values: Tensor) -> str:

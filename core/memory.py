@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from .distributed import Replicas
+from .distributed import Replicas, is_plain
 from .mixers.cross_entropy import CrossEntropy, ReplayCrossEntropy
 from .mixers.term import Composable, Scaled, Sum, Term, learnable
 from .mixers.transform import Transform
@@ -86,10 +86,10 @@ class Loss:
         if self.project is not None and replay:
             new = [value for name, value in self.terms.items() if name not in self.on_recalled]
             self.project(_sum(new), _sum(replay), accelerator=accelerator)
-        elif accelerator is not None:
-            accelerator.backward(self.total)
+        elif accelerator is None or (is_plain(accelerator) and accelerator.gradient_accumulation_steps == 1):
+            self.total.backward()  # as the accelerator would, but for a division by 1
         else:
-            self.total.backward()
+            accelerator.backward(self.total)
 
     def floats(self) -> dict[str, float]:
         """The total as ``"loss"`` and the terms by name, for reports; waits for a GPU once."""
@@ -216,12 +216,17 @@ class ReplayMemory:
     def remember(self, **columns: Tensor) -> None:
         """Offers rows to the source, detached: ``remember(**batch, logits=new.outputs["logits"])``.
 
-        Does nothing once the memory is frozen. On several processes every one takes in the rows of all.
+        Does nothing once the memory is frozen. On several processes every source is offered the rows of all; where it
+        can tell which of them it wants (see `Store.wanted`), only these travel. Without columns there is nothing to
+        remember, which all processes must agree on.
         """
         if self.source is None or self.frozen:
             return
         batch = {name: values.detach() for name, values in columns.items()}
-        self.source.add(batch if self._replicas is None else self._replicas.gather(batch))
+        if self._replicas is not None:
+            self._replicas.add(self.source, batch)
+        elif batch:
+            self.source.add(batch)
 
     def freeze(self) -> None:
         """From now on `remember` does nothing; recalling goes on."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from . import scores
 from .batch import Batch
 from .checkpoint import Checkpoints, Progress, latest
+from .distributed import is_plain, share_buffers
 from .loading import Feed
 from .memory import ReplayMemory
 from .mixers.cross_entropy import CrossEntropy
@@ -62,6 +64,10 @@ def fit(
     stopped, on the CPU bit for bit. For this the order of the data must come from the global generators or the epoch
     (``DataLoader(shuffle=True)``, `batches`, anything with ``set_epoch``), and random augmentation must depend on the
     epoch and the row alone. Ctrl-C finishes the step, saves, and says how to go on.
+
+    On several processes layers with batch statistics normalise by the rows of their process and keep the statistics of
+    rank 0, which all processes have when an epoch or the training ends. ``SyncBatchNorm.convert_sync_batchnorm``, for
+    GPUs, gives those of one process.
 
     Args:
         model: called by ``forward``.
@@ -107,6 +113,7 @@ def fit(
     last_step = math.inf if steps is None else steps
     last_epoch = (1 if epochs is None else epochs) if steps is None else math.inf
     pick = picker(remember)
+    remembers = memory.source is not None and (remember is None or callable(remember) or len(remember) > 0)
 
     with _prepared(accelerator, model, optimizer, loader, memory) as (model, optimizer, feed):
         progress, checkpoints = Progress(), None
@@ -135,8 +142,8 @@ def fit(
                                 accelerator.clip_grad_norm_(model.parameters(), clip_norm)
                             optimizer.step()
                             optimizer.zero_grad()
-                    if columns := pick(new):
-                        memory.remember(**columns)
+                    if remembers:
+                        memory.remember(**(pick(new) or {}))
                     progress.batch += 1
                     if not accelerator.sync_gradients:
                         continue
@@ -159,6 +166,7 @@ def fit(
                     raise ValueError(f"loader gave no batch in epoch {progress.epoch}; expected at least one")
                 if whole_epoch:
                     progress.epoch, progress.batch = progress.epoch + 1, 0
+                    share_buffers(model, accelerator)
                     if on_epoch_end is not None:
                         reports.write(on_epoch_end(progress))
                         model.train()
@@ -166,6 +174,7 @@ def fit(
                     break
             if checkpoints is not None:
                 checkpoints.save(progress, feed.start, feed.now())
+            share_buffers(model, accelerator)
             interrupt.wanted(ask=True)  # it may have come since the last step
     if interrupt.agreed:
         accelerator.print(
@@ -310,8 +319,11 @@ def _prepared(
     registers = [accelerator._models, accelerator._optimizers, accelerator._dataloaders]
     sizes = [len(register) for register in registers]
     was_prepared = getattr(model, "_is_accelerate_prepared", False)
-    prepared_model, prepared_optimizer, prepared_loader = accelerator.prepare(model, optimizer, loader)
-    if accelerator.scaler is None and accelerator.distributed_type in ("NO", "MULTI_CPU", "MULTI_GPU"):
+    placed = [None, None, None if accelerator.device.type != "cpu" else False]  # nothing to move on a CPU
+    prepared_model, prepared_optimizer, prepared_loader = accelerator.prepare(
+        model, optimizer, loader, device_placement=placed
+    )
+    if is_plain(accelerator):
         # the wrapper would do the same, but looks for an optional package on disk at every step
         prepared_optimizer = optimizer
     try:
@@ -326,19 +338,25 @@ def _prepared(
             memory.detach()
 
 
-def new_accelerator(**options: Any) -> Any:
+def new_accelerator(*, timeout: float = 600.0, **options: Any) -> Any:
     """An `accelerate.Accelerator` that has all the processes that were started, also where there are only CPUs.
 
+    A process that ends makes those that wait for it fail at once, one that is stuck after ``timeout``.
+
     Args:
+        timeout: seconds that a process waits for the others; longer than anything that one does alone, such as saving.
         options: for the accelerator.
 
     Raises:
         RuntimeError: ``WORLD_SIZE`` names another number of processes than take part.
     """
-    from accelerate import Accelerator  # type: ignore[import-untyped,unused-ignore]
+    from accelerate import Accelerator, InitProcessGroupKwargs  # type: ignore[import-untyped,unused-ignore]
 
+    handlers = list(options.pop("kwargs_handlers", None) or [])
+    if not any(isinstance(handler, InitProcessGroupKwargs) for handler in handlers):
+        handlers.append(InitProcessGroupKwargs(timeout=timedelta(seconds=timeout)))
     # without a word from us, accelerate takes processes on a CPU for runs of their own
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **options)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=handlers, **options)
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise RuntimeError(f"{started} processes were started but {accelerator.num_processes} take part; use torchrun")

@@ -261,6 +261,7 @@ def test_remember_detaches_and_a_frozen_memory_stays_as_it_is():
     assert memory.recall() is not None
     memory.unfreeze()
     memory.remember(**batch, logits=model(batch["input"]))
+    memory.remember()
     assert memory.source.seen == 16
 
 

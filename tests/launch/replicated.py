@@ -17,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from memreplay.core.batch import jagged
 from memreplay.core.loading import batches
 from memreplay.core.memory import ReplayMemory
 from memreplay.core.mixers import (
@@ -31,14 +32,15 @@ from memreplay.core.mixers import (
     ReplayMeanSquaredError,
     Term,
     UncertaintyWeighting,
+    View,
     learnable,
 )
 from memreplay.core.retrievers.nearest import Nearest
 from memreplay.core.retrievers.prioritized import Prioritized
 from memreplay.core.retrievers.rescored import Rescored
 from memreplay.core.selection import ClassBalanced, Uniform
-from memreplay.core.stores import Store
-from memreplay.core.stores.keeping import Reservoir
+from memreplay.core.stores import Ragged, Store
+from memreplay.core.stores.keeping import Fifo, Reservoir, TopScore
 from memreplay.core.training import fit
 
 ROWS, BATCH, CLASSES = 55, 12, 5  # 55 = 4 * 12 + 7: the last batch is uneven
@@ -52,6 +54,9 @@ class Scenario:
     verdict: bool = False
     keep: Any = field(default_factory=Reservoir)
     accumulate: int = 1
+    clip_norm: float | None = None
+    batch_norm: bool = False
+    ragged: bool = False
 
 
 SCENARIOS = {
@@ -76,8 +81,30 @@ SCENARIOS = {
     "learned weights": Scenario(UncertaintyWeighting(CrossEntropy() + ReplayCrossEntropy()), {"replay": 6}),
     "regression": Scenario(MeanSquaredError() + ReplayMeanSquaredError(), {"replay": 5}),
     "accumulation": Scenario(CrossEntropy() + ReplayCrossEntropy(), {"replay": 5}, accumulate=2),
+    "accumulation, clipped": Scenario(
+        JointCrossEntropy(), {"replay": 5}, keep=ClassBalanced(Reservoir()), accumulate=3, clip_norm=0.3
+    ),
+    "frozen batch norm": Scenario(CrossEntropy() + ReplayCrossEntropy(), {"replay": 5}, batch_norm=True),
+    "ragged": Scenario(CrossEntropy() + ReplayCrossEntropy(), {"replay": 5}, ragged=True),
+    "ragged, balanced": Scenario(
+        CrossEntropy() + ReplayCrossEntropy(), {"replay": 5}, keep=ClassBalanced(Reservoir()), ragged=True
+    ),
+    "newest": Scenario(CrossEntropy() + ReplayCrossEntropy(), {"replay": 5}, keep=Fifo()),
+    "hardest": Scenario(CrossEntropy() + ReplayCrossEntropy(), {"replay": 5}, keep=TopScore("priority")),
     "no memory": Scenario(CrossEntropy(), {"replay": 0}),
 }
+
+
+class FrozenBatchNorm(nn.BatchNorm1d):
+    """Normalises by statistics that stay as they are."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.running_mean.fill_(0.3)
+        self.running_var.fill_(2.0)
+
+    def train(self, mode: bool = True) -> FrozenBatchNorm:
+        return super().train(False)
 
 
 class Recorder(Store):
@@ -101,9 +128,10 @@ def data() -> dict[str, Tensor]:
     }
 
 
-def net() -> nn.Module:
+def net(*layers: nn.Module) -> nn.Module:
+    """A small net, with ``layers`` behind the first one."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
+    return nn.Sequential(nn.Linear(6, 16), *layers, nn.Tanh(), nn.Linear(16, CLASSES)).double()
 
 
 def forward(model: nn.Module, batch: Any) -> dict[str, Tensor]:
@@ -113,11 +141,11 @@ def forward(model: nn.Module, batch: Any) -> dict[str, Tensor]:
 
 def make(name: str) -> tuple[nn.Module, torch.optim.Optimizer, ReplayMemory]:
     scenario = SCENARIOS[name]
-    model = net()
+    model = net(*([FrozenBatchNorm(16)] if scenario.batch_norm else []))
     for module in learnable(scenario.mix):
         for parameter in module.parameters():
             parameter.data.zero_()
-    store = Recorder(20, keep=scenario.keep)
+    store = Recorder(20, keep=scenario.keep, columns={"items": Ragged()} if scenario.ragged else None)
     store.drawn = []
     memory = ReplayMemory(store, mix=scenario.mix, **scenario.settings)
     learned = [parameter for module in learnable(scenario.mix) for parameter in module.parameters()]
@@ -132,6 +160,14 @@ def run(name: str, steps: int, accelerator: Accelerator, **settings: Any) -> dic
     def worst(rows: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
             return nn.functional.cross_entropy(model(rows["input"]), rows["label"], reduction="none")
+
+    def remembered(view: View) -> dict[str, Tensor]:
+        columns = {name: view.column(name) for name in ("input", "label", "target", "priority")}
+        columns["logits"] = view.output("logits")
+        if scenario.ragged:
+            items = zip(columns["input"], columns["label"].tolist(), strict=True)
+            columns["items"] = jagged([values[:n] for values, n in items])
+        return columns
 
     losses = []
     compute = memory.loss
@@ -152,7 +188,8 @@ def run(name: str, steps: int, accelerator: Accelerator, **settings: Any) -> dic
         forward=forward,
         query=(lambda batch: {"input": batch["input"]}) if scenario.query else None,
         score=worst if scenario.verdict else None,
-        remember=("input", "label", "target", "priority", "logits"),
+        remember=remembered,
+        clip_norm=scenario.clip_norm,
         accelerator=accelerator,
         progress_bar=False,
         **settings,
