@@ -6,7 +6,8 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 import jsonargparse
@@ -53,6 +54,28 @@ class Parser(jsonargparse.ArgumentParser):
             raise argparse.ArgumentError(None, line) from ex
         print(f"{self.prog}: {line} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+
+def run(function: Callable[..., Any], parser: Parser, args: Sequence[str]) -> Any:
+    """Calls ``function`` with what ``args`` say, by a parser that has its arguments (``add_function_arguments``).
+
+    A function with a folder ``out`` finds its options there as ``config.yaml``, from where ``--config`` reads them
+    again. What the function finds wrong with its arguments ends like what the parser finds wrong.
+    """
+    import yaml
+
+    try:
+        chosen = parser.parse_args(list(args))
+        made = parser.instantiate(chosen)
+        options: dict[str, Any] = {name: value for name, value in vars(made).items() if name != "config"}
+        if "config" in chosen and options.get("out") is not None:
+            out = Path(options["out"])
+            out.mkdir(parents=True, exist_ok=True)
+            text = parser.dump(chosen, skip_unset=False)
+            (out / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(text), sort_keys=False), encoding="utf-8")
+        return function(**options)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
 
 
 def near_miss(word: str, words: Iterable[str]) -> str | None:

@@ -32,7 +32,7 @@ def sources() -> dict[str, Path]:
     found = [path for path in ROOT.glob("*.py") if path.name != "setup.py"] + [ROOT / "py.typed"]
     for folder in ROOT.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and folder.name not in NOT_INSTALLED:
-            found += [*folder.rglob("*.py"), *folder.rglob("recipes/*.yaml")]
+            found += [*folder.rglob("*.py"), *folder.rglob("recipes/*.yaml"), *folder.glob("intents.csv")]
     return {f"memreplay/{path.relative_to(ROOT).as_posix()}": path for path in found}
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from ..arguments import Parser, near_miss
+from ..arguments import Parser, near_miss, run
 from ..core.protocols.sessions import Sessions
 from ..core.reporting import Results
 from ..core.training import new_accelerator
@@ -100,22 +100,10 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", action="config", help="a YAML file, or a method: " + ", ".join(methods()))
     parser.add_function_arguments(train, fail_untyped=True)
     try:
-        chosen = parser.parse_args(_with_methods(list(sys.argv[1:] if args is None else args)))
-        _run(parser, chosen)
-    except (OSError, ValueError) as error:
+        words = _with_methods(list(sys.argv[1:] if args is None else args))
+    except ValueError as error:
         parser.error(str(error))
-
-
-def _run(parser: Parser, chosen: Any) -> None:
-    import yaml
-
-    made = parser.instantiate(chosen)
-    options: dict[str, Any] = {name: value for name, value in vars(made).items() if name != "config"}
-    out = Path(options["out"])
-    out.mkdir(parents=True, exist_ok=True)
-    text = parser.dump(chosen, skip_unset=False)
-    (out / "config.yaml").write_text(yaml.safe_dump(yaml.safe_load(text), sort_keys=False), encoding="utf-8")
-    train(**options)
+    run(train, parser, words)
 
 
 def methods() -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -50,7 +51,8 @@ class Greedy(Protocol):
 Selector: TypeAlias = Keyed | Greedy
 
 
-class Selection(NamedTuple):
+@dataclass(slots=True)
+class Selection:
     """Rows chosen from a pool, best first.
 
     Attributes:

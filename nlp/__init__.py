@@ -1,0 +1,24 @@
+"""Few-shot text classification on the embeddings of a transformer, with a memory."""
+
+from .adapter import Memory, Recipe, TextAdapter, TextPrediction
+from .data import TextData, TextSet, read_labelled, read_texts
+from .encoder import TextEncoder
+from .heads import LinearHead, LogisticRegression
+from .pooling import Pooling
+from .readout import MemoryReadout
+
+__all__ = [
+    "LinearHead",
+    "LogisticRegression",
+    "Memory",
+    "MemoryReadout",
+    "Pooling",
+    "Recipe",
+    "TextAdapter",
+    "TextData",
+    "TextEncoder",
+    "TextPrediction",
+    "TextSet",
+    "read_labelled",
+    "read_texts",
+]

@@ -1,0 +1,42 @@
+"""Forget: classes leave a saved adapter, with all that was learned of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..arguments import Parser, run
+from .adapter import TextAdapter
+
+
+def forget(adapter: Path, label: str | list[str], encoder: str | None = None) -> TextAdapter:
+    """Removes classes from a saved adapter: from its memory, its head and its manifest.
+
+    Args:
+        adapter: its folder, which is written anew.
+        label: the name of the class, or several.
+        encoder: where the encoder is, if not where it was when the adapter was saved.
+    """
+    loaded = TextAdapter.load(adapter, encoder)
+    names = [label] if isinstance(label, str) else label
+    rows = 0
+    for name in names:
+        try:
+            rows += loaded.forget(name)
+        except KeyError as error:
+            raise ValueError(error.args[0]) from None
+    loaded.save(adapter)
+    print(f"forgot {', '.join(names)} and {rows} rows of the memory; {len(loaded.classes)} classes are left")
+    return loaded
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    parser = Parser(prog="memreplay nlp forget", description=(forget.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(forget, fail_untyped=True)
+    run(forget, parser, sys.argv[1:] if args is None else args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""LinearHead: one row of weights per class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LinearHead(nn.Module):
+    """``logits = W x + b``, or with ``scale`` the cosine classifier ``scale * cos(W_c, x)`` (Gidaris and Komodakis,
+    Dynamic Few-Shot Visual Learning without Forgetting, CVPR 2018), which treats few-shot classes like the others.
+
+    Args:
+        weight: (C, D).
+        bias: (C,), or None.
+        scale: of the cosine; None for a linear head. It is learned with the weights.
+
+    >>> head = LinearHead(torch.eye(3), scale=10.0)
+    >>> head(torch.tensor([[0.0, 2.0, 0.0]])).tolist()
+    [[0.0, 10.0, 0.0]]
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None = None, scale: float | None = None) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone())
+        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        self.scale = None if scale is None else nn.Parameter(torch.tensor(float(scale)))
+
+    @property
+    def classes(self) -> int:
+        """Rows of weights."""
+        return len(self.weight)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Logits (B, C) of features (B, D)."""
+        if self.scale is None:
+            return F.linear(feature, self.weight, self.bias)
+        return self.scale * F.normalize(feature, dim=1) @ F.normalize(self.weight, dim=1).T
+
+    def with_rows(self, weight: Tensor) -> LinearHead:
+        """The same head with more classes, whose weights (N, D) come after those held; their bias is 0."""
+        bias = None if self.bias is None else torch.cat([self.bias.detach(), self.bias.new_zeros(len(weight))])
+        joined = torch.cat([self.weight.detach(), weight.to(self.weight)])
+        return LinearHead(joined, bias, None if self.scale is None else float(self.scale.detach()))
+
+    def of_classes(self, index: Tensor) -> LinearHead:
+        """The head of some classes alone, in the order of ``index`` (int64, (n,)); nothing is left of the others."""
+        bias = None if self.bias is None else self.bias.detach()[index]
+        return LinearHead(self.weight.detach()[index], bias, None if self.scale is None else float(self.scale.detach()))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parameters by name, to be saved; see `of_tensors`."""
+        return {name: values.detach() for name, values in self.named_parameters()}
+
+    @staticmethod
+    def of_tensors(tensors: dict[str, Tensor]) -> LinearHead:
+        """The head that gave `tensors`."""
+        scale = tensors.get("scale")
+        return LinearHead(tensors["weight"], tensors.get("bias"), None if scale is None else float(scale))

@@ -1,0 +1,1 @@
+"""Recipes: published tables to reproduce."""

@@ -1,0 +1,135 @@
+"""The verbs, as a user runs them."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from memreplay.cli import main
+
+SHOTS = {
+    "lost_card": ["where is my card", "my card please", "i lost my card", "it is stolen"],
+    "show_balance": ["show my balance", "the money left", "how is my balance", "balance please"],
+}
+QUICK = ["--tuning", "null", "--cache", "null", "--recipe.head.C", "1000"]
+
+
+def table(path: Path, shots: dict[str, list[str]] = SHOTS) -> str:
+    lines = [f"{text},{name}" for name, texts in shots.items() for text in texts]
+    path.write_text("\n".join(["question,intent", *lines]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def adapter(tiny_encoder: str, tmp_path: Path) -> Path:
+    source = table(tmp_path / "train.csv")
+    columns = ["--data.train", source, "--data.test", source, "--data.text", "question", "--data.label", "intent"]
+    main(["nlp", "train", "--encoder", tiny_encoder, *columns, *QUICK, "--out", str(tmp_path / "out")])
+    return tmp_path / "out"
+
+
+def rows(folder: Path) -> dict[tuple[str, str], float]:
+    saved = json.loads((folder / "results.json").read_text())
+    return {(row["name"], row["metric"]): row["ours"] for row in saved["rows"]}
+
+
+def predictions(text: str, adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    capsys.readouterr()
+    main(["nlp", "predict", "--adapter", str(adapter)])
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_train_writes_accuracy_in_percent(adapter: Path) -> None:
+    assert rows(adapter)["test", "accuracy"] == 100
+    assert (adapter / "manifest.json").is_file()
+    assert "tuning: null" in (adapter / "config.yaml").read_text()
+
+
+def test_train_fine_tunes_by_default(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = table(tmp_path / "train.csv")
+    columns = ["--data.train", source, "--data.text", "question", "--data.label", "intent"]
+    main(["nlp", "train", "--encoder", tiny_encoder, *columns, "--out", str(tmp_path / "out")])
+    assert list((tmp_path / "out" / "encoder").glob("*.safetensors"))
+    assert rows(tmp_path / "out") == {}
+
+
+def test_a_threshold_comes_from_the_validation_texts(tiny_encoder: str, tmp_path: Path) -> None:
+    train = table(tmp_path / "train.csv")
+    valid = table(tmp_path / "valid.csv", {**SHOTS, "oos": ["zebra zebra", "zebra a zebra"]})
+    columns = ["--data.train", train, "--data.valid", valid, "--data.text", "question", "--data.label", "intent"]
+    columns += ["--data.out_of_scope", "oos"]
+    main(["nlp", "train", "--encoder", tiny_encoder, *columns, *QUICK, "--out", str(tmp_path / "out")])
+    found = rows(tmp_path / "out")
+    assert found["valid", "out of scope auroc"] == 100
+    assert found["valid", "in scope kept"] == found["valid", "out of scope told"] == 100
+
+
+def test_predict_reads_standard_input(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, blank, other = predictions("i lost my card\n\n語 😀\n", adapter, monkeypatch, capsys)
+    assert first["label"] == "lost_card"
+    assert first["memories"][0] == {"text": "i lost my card", "label": "lost_card", "similarity": 1.0}
+    assert blank == {"text": "", "label": None, "probability": 0.0, "memories": []}
+    assert other["text"] == "語 😀"
+
+
+def test_predict_reads_a_table(adapter: Path, tmp_path: Path) -> None:
+    out = tmp_path / "labels.jsonl"
+    words = ["--adapter", str(adapter), "--input", str(tmp_path / "train.csv"), "--text", "question"]
+    main(["nlp", "predict", *words, "--out", str(out)])
+    labels = [json.loads(line)["label"] for line in out.read_text("utf-8").splitlines()]
+    assert labels == ["lost_card"] * 4 + ["show_balance"] * 4
+
+
+def test_add_evaluate_forget(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = table(
+        tmp_path / "new.csv", {"send_money": ["send money to a friend", "transfer the money", "how do i transfer"]}
+    )
+    columns = ["--data.text", "question", "--data.label", "intent"]
+    main(["nlp", "add-classes", "--adapter", str(adapter), "--data.train", new, *columns])
+    assert "1 new classes from 3 texts" in capsys.readouterr().out
+    judged = ["nlp", "evaluate", "--adapter", str(adapter), "--data.test", new, *columns]
+    main([*judged, "--out", str(tmp_path / "judged")])
+    assert rows(tmp_path / "judged")["test", "accuracy"] == 100
+    main(["nlp", "forget", "--adapter", str(adapter), "--label", "send_money"])
+    with pytest.raises(SystemExit):
+        main(judged)
+    assert "'send_money', which is none of the 2 classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data.text", "questoin", "--data.label", "intent"], "did you mean question"),
+        (["--data.text", "question"], "label is 'label', which is no column"),
+        (["--data.txet", "question"], "did you mean --data.text"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    words: list[str], message: str, tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = table(tmp_path / "train.csv")
+    with pytest.raises(SystemExit) as caught:
+        main(["nlp", "train", "--encoder", tiny_encoder, "--data.train", source, *words, "--out", str(tmp_path / "o")])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_forgetting_what_is_not_there(adapter: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["nlp", "forget", "--adapter", str(adapter), "--label", "fee"])
+    assert "label is 'fee'; expected one of the classes ['lost_card', 'show_balance']" in capsys.readouterr().err
+
+
+def test_standard_input_that_is_not_utf8(
+    adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"fine\n\xff\n")))
+    with pytest.raises(SystemExit):
+        main(["nlp", "predict", "--adapter", str(adapter)])
+    assert "standard input is not UTF-8 in line 2" in capsys.readouterr().err
