@@ -6,7 +6,7 @@ OUT ?= demo-out
 
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml constraints.txt setup.py
+SOURCES := pyproject.toml constraints.txt setup.py $(shell find core -name '*.c')
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: help demo test test-slow lint bench clean
@@ -37,6 +37,7 @@ bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks --out benchmarks/results/cpu.json
 
 clean:
+	find core -name '*.so' -delete
 	rm -rf $(VENV) .editable build dist *.egg-info $(OUT) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,8 +1,9 @@
-"""The one thing pyproject.toml cannot say: how an editable install shows the repository root as ``memreplay``."""
+"""What pyproject.toml cannot say: how an editable install shows the repository root as ``memreplay``, and that the
+package does without its compiled loops where there is no C compiler."""
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.editable_wheel import editable_wheel
 
 
@@ -27,5 +28,10 @@ class EditableLink(editable_wheel):
         super().finalize_options()
 
 
+loops = [
+    Extension(f"memreplay.{name}", [f"{name.replace('.', '/')}.c"], extra_compile_args=["-O3"], optional=True)
+    for name in ("core._loops", "core.retrievers._scan")
+]
+
 # by its name setuptools knows that this file, which lies among the package's modules, is none of them
-setup(script_name="setup.py", cmdclass={"editable_wheel": EditableLink})
+setup(script_name="setup.py", cmdclass={"editable_wheel": EditableLink}, ext_modules=loops)

@@ -50,6 +50,10 @@ def test_wheel_has_every_module_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run([*command, "-w", str(tmp_path), str(copy)], check=True)
     (wheel,) = tmp_path.glob("memreplay-*.whl")
     installed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    compiled = {name for name in installed if re.search(r"/_\w+\.[^/]*(so|pyd)$", name)}
+    built = sorted(name.partition(".")[0] for name in compiled)
+    assert built == ["memreplay/core/_loops", "memreplay/core/retrievers/_scan"] or not shutil.which("cc")
+    installed -= compiled
     assert sorted(set(sources()) - installed) == [], "not in the wheel; is the folder among pyproject.toml's packages?"
     assert sorted(installed - set(sources())) == [], "in the wheel without belonging there"
     assert wheel.name.split("-")[1] == memreplay.__version__

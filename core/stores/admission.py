@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_left, insort
+from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -29,14 +29,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..loops import loops
+from .block import Lane
 from .look_ahead import NOTHING, Accepted, LookAhead, Reserve, contest
+from .table import OpenBatch
 from .uniforms import Uniforms
 
 
 class Stream:
     """One competition: the rows of a store, or of one class of it."""
 
-    __slots__ = ("bound", "count", "cursor", "heights", "label", "mass", "next", "order", "points", "pool", "threshold")
+    __slots__ = (
+        "_ahead",
+        "bound",
+        "count",
+        "cursor",
+        "heights",
+        "label",
+        "mass",
+        "next",
+        "order",
+        "points",
+        "pool",
+        "threshold",
+    )
 
     def __init__(self, label: int, order: int) -> None:
         self.label = label
@@ -44,19 +60,33 @@ class Stream:
         self.count = 0  # rows held
         self.mass = 0.0  # weight seen; for equal weights the number of rows
         self.threshold = -math.inf  # no row that was lost had a key above this
-        self.points: list[float] = []  # where on the weight axis the points drawn ahead lie, rising
-        self.heights: list[float] = []  # and how high
+        self.points = NOTHING.keys  # where on the weight axis the points drawn ahead lie, rising
+        self.heights = NOTHING.keys  # and how high
+        self._ahead: list[tuple[float, float]] | None = None
         self.cursor = 0  # the first of them not used yet
         self.next = -math.inf  # where that one lies; -inf while none are drawn
         self.pool: list[tuple[float, int, int]] = []  # (-key, id, slot) of rows to go, the next to go last
         self.bound = math.inf  # rows whose -key is at or above this are all in the pool
 
+    def look(self, points: NDArray[np.float64], heights: NDArray[np.float64]) -> None:
+        """These are the points ahead."""
+        self.points, self.heights, self.cursor = points, heights, 0
+        self._ahead = None
+        self.next = float(points[0]) if len(points) else -math.inf
+
+    @property
+    def ahead(self) -> list[tuple[float, float]]:
+        """The points ahead and their heights, as numbers."""
+        if self._ahead is None:
+            self._ahead = list(zip(self.points.tolist(), self.heights.tolist(), strict=True))
+        return self._ahead
+
     def lowest_by_row(self) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
         """Rows before that of the last point which have points, the lowest height of each; and that last row."""
-        rows = np.array(self.points).astype(np.int64)
+        rows = self.points.astype(np.int64)
         stop = int(rows[-1])
         rows = rows[: np.searchsorted(rows, stop)]
-        heights = np.array(self.heights[: len(rows)])
+        heights = self.heights[: len(rows)]
         first = np.flatnonzero(np.diff(rows, prepend=-1))
         return rows[first], np.minimum.reduceat(heights, first), stop
 
@@ -65,11 +95,11 @@ class Contenders(NamedTuple):
     """Rows of a batch that may win.
 
     Attributes:
-        counts: rows of the batch by label.
+        ends: where the rows of the batch end on the axes of their streams, by label.
         found: row, label and where the row ends on the axis of its stream, in the order of the rows.
     """
 
-    counts: Counter[int]
+    ends: dict[int, float]
     found: list[tuple[int, int, float]]
 
     @property
@@ -111,6 +141,8 @@ class Admission:
         self._heights: list[float] = []
         self._labels: list[int] = []
         self._accepted: dict[int, int] = {}  # slot: row, of the batch at hand
+        self._sink: tuple[list[Lane], list[int], NDArray[np.int64]] | None = None  # where its rows go at once, if so
+        self._sunk = 0  # how many did
 
     def foreseen(self, n: int) -> Accepted | None:
         """What the next ``n`` rows, of equal weight, will win, if that is known already."""
@@ -119,6 +151,43 @@ class Admission:
             return None
         start = int(self.streams[0].mass)
         return ahead.between(start, start + n) if start + n <= ahead.stop else None
+
+    def copy_in(self, batch: OpenBatch) -> tuple[NDArray[np.int64], int] | None:
+        """`take_in` of what is `foreseen`, together with copying the rows.
+
+        Returns:
+            The slot of each row, or -1, and how many were taken; None if nothing was done, be it that a number is not
+            finite.
+        """
+        ahead, stream, n = self._foreseen, self.streams[0], batch[0]
+        if ahead is None or self.size < self.capacity or stream.mass + n > ahead.stop or loops is None:
+            return None
+        slots = np.empty(n, np.int64)
+        books = self.ids, self.keys, self.ranks
+        taken = loops.take_in(*ahead.winners, int(stream.mass), self.seen, *books, *batch[1:], slots)
+        if taken < 0:
+            return None
+        stream.mass += n
+        self.seen += n
+        return slots, taken
+
+    def copy_in_labelled(self, batch: OpenBatch, labels: Sequence[int]) -> tuple[NDArray[np.int64], int] | None:
+        """`copy_in` for rows that compete in the streams of their labels."""
+        n = batch[0]
+        if self._fits(n) or loops is None:
+            return None
+        known = loops.contenders(labels, self.streams, *batch[1:])
+        if known is None:
+            return None
+        slots = np.empty(n, np.int64)
+        slots.fill(-1)  # np.full takes several times as long
+        self._sink = *batch[1:], slots
+        self._offer_labelled(Contenders(*known))
+        self._write()
+        self._sink = None
+        self.seen += n
+        taken, self._sunk = self._sunk, 0
+        return slots, taken
 
     def take_in(self, accepted: Accepted, n: int) -> None:
         """Enters what the next ``n`` rows win, as `foreseen`."""
@@ -240,7 +309,7 @@ class Admission:
         """Who wins among the rows up to the last point drawn, whose own row may have more points to come."""
         self._catch_up(stream)
         spare = self.capacity - self.size
-        while not stream.points or int(stream.points[0]) == int(stream.points[-1]):
+        while not len(stream.points) or int(stream.points[0]) == int(stream.points[-1]):
             if not spare:
                 stream.threshold = max(stream.threshold, -self._leaving(1).heights[0])
             self._draw_points(stream)
@@ -264,9 +333,8 @@ class Admission:
         """Brings the threshold and the points ahead to where the stream is."""
         if self._foreseen is not None:
             stream.threshold = max(stream.threshold, self._foreseen.lost_before(int(stream.mass)))
-            used = bisect_left(stream.points, stream.mass)
-            stream.points, stream.heights = stream.points[used:], stream.heights[used:]
-            stream.cursor, stream.next = 0, stream.points[0] if stream.points else -math.inf
+            used = int(stream.points.searchsorted(stream.mass))
+            stream.look(stream.points[used:], stream.heights[used:])
 
     def settle(self) -> None:
         """Forgets what was foreseen; to be called before anything but `offer` changes who is there."""
@@ -276,26 +344,28 @@ class Admission:
 
     def _offer_labelled(self, contenders: Contenders) -> None:
         """Rows of equal weight, each in the stream of its label."""
-        ends = {label: self._stream(label).mass + n for label, n in contenders.counts.items()}
         for row, label, end in contenders.found:
-            self._meet(self.streams[label], row, end, 1.0)
-        for label, end in ends.items():
+            self._meet(self._stream(label), row, end, 1.0)
+        for label, end in contenders.ends.items():
             self.streams[label].mass = end
 
     def contenders(self, labels: Sequence[int]) -> Contenders:
         """Which of the next rows, of equal weight, may be kept in the streams of their labels. Nothing changes."""
-        counts = Counter(labels)
+        if loops is not None:
+            return Contenders(*loops.contenders(labels, self.streams))
+        ends: dict[int, float] = {}
         found: list[tuple[int, int, float]] = []
-        for label, n in counts.items():
+        for label, n in Counter(labels).items():
             stream = self.streams.get(label)
             start = 0.0 if stream is None else stream.mass
+            ends[label] = start + n
             own: Iterable[int] = range(n)
             if stream is not None and stream.next > -math.inf:
                 if stream.next >= start + n:
                     continue
                 # rows with a point above them, and those beyond the last point
-                points = stream.points[stream.cursor : bisect_left(stream.points, start + n, stream.cursor)]
-                own = {int(point - start) for point in points}
+                points = stream.points[stream.cursor : int(stream.points.searchsorted(start + n))]
+                own = set((points - start).astype(np.int64).tolist())
                 if stream.points[-1] < start + n:
                     own.update(range(int(stream.points[-1] - start), n))
             at = -1
@@ -304,7 +374,7 @@ class Admission:
                 if i in own:
                     found.append((at, label, start + i + 1.0))
         found.sort()
-        return Contenders(counts, found)
+        return Contenders(ends, found)
 
     def _offer_weighted(self, labels: Sequence[int], weights: NDArray[np.float64]) -> None:
         """Rows of differing weight."""
@@ -323,7 +393,7 @@ class Admission:
             self._enter(stream, row, -math.log1p(-float(self.uniforms.take(1)[0])) / weight)
             return
         if stream.next == -math.inf:
-            if not stream.points:
+            if not len(stream.points):
                 stream.mass = end - weight
             self._lower_bar(stream)
         if stream.next < end:
@@ -340,22 +410,25 @@ class Admission:
         limit = -stream.threshold
         n = max(64, min(stream.count // 8, 1024))
         gaps = -np.log1p(-self.uniforms.take(n)) / limit
-        gaps[0] += stream.points[-1] if stream.points else stream.mass
-        stream.points = stream.points[stream.cursor :] + np.cumsum(gaps).tolist()
-        stream.heights = stream.heights[stream.cursor :] + (limit * self.uniforms.take(n)).tolist()
-        stream.cursor = 0
-        stream.next = stream.points[0]
+        gaps[0] += stream.points[-1] if len(stream.points) else stream.mass
+        points, heights = gaps.cumsum(), limit * self.uniforms.take(n)
+        if stream.cursor < len(stream.points):
+            points = np.concatenate([stream.points[stream.cursor :], points])
+            heights = np.concatenate([stream.heights[stream.cursor :], heights])
+        stream.look(points, heights)
 
     def _lowest(self, stream: Stream, end: float) -> float:
         """The lowest height among the points before ``end``, which are used up; there is at least one."""
         lowest = math.inf
+        ahead = stream.ahead
         while stream.next < end:
-            lowest = min(lowest, stream.heights[stream.cursor])
+            lowest = min(lowest, ahead[stream.cursor][1])
             stream.cursor += 1
-            if stream.cursor == len(stream.points):
+            if stream.cursor == len(ahead):
                 self._lower_bar(stream)
+                ahead = stream.ahead
             else:
-                stream.next = stream.points[stream.cursor]
+                stream.next = ahead[stream.cursor][0]
         return lowest
 
     def _stream(self, label: int) -> Stream:
@@ -440,6 +513,12 @@ class Admission:
     def _write(self) -> None:
         """Enters in the books what was won; a slot won twice goes to the later row."""
         if not self._slots:
+            return
+        if self._sink is not None and loops is not None:
+            won = self._slots, self._rows, self._heights, self._labels
+            loops.enter(*won, self.seen, self.ids, self.keys, self.ranks, self.labels, *self._sink)
+            self._sunk += len(self._slots)
+            self._slots, self._rows, self._heights, self._labels = [], [], [], []
             return
         if len(self._slots) <= 8:  # numbers one by one are quicker than arrays of a few
             for i, slot in enumerate(self._slots):
@@ -544,7 +623,7 @@ class Admission:
             own.threshold = max(own.threshold, stream.threshold + later)
             own.mass += stream.mass
             # points ahead say nothing of the past: they can be drawn anew for the new bar
-            own.points, own.heights, own.cursor, own.next = [], [], 0, -math.inf
+            own.look(NOTHING.keys, NOTHING.keys)
         self.seen += other.seen
 
     def below_threshold(self) -> NDArray[np.int64]:
@@ -567,7 +646,7 @@ class Admission:
         """Everything that the future depends on, as tensors."""
         self.settle()
         streams = list(self.streams.values())
-        ahead = [(s.points[s.cursor :], s.heights[s.cursor :]) for s in streams]
+        ahead = [(NOTHING.keys, NOTHING.keys), *((s.points[s.cursor :], s.heights[s.cursor :]) for s in streams)]
         now, before, at = self.uniforms.state()
         return {
             "id": torch.from_numpy(self.ids[: self.size].copy()),
@@ -576,9 +655,9 @@ class Admission:
             "stream.label": torch.tensor([s.label for s in streams], dtype=torch.int64),
             "stream.mass": torch.tensor([s.mass for s in streams], dtype=torch.float64),
             "stream.threshold": torch.tensor([s.threshold for s in streams], dtype=torch.float64),
-            "stream.ahead": torch.tensor([len(points) for points, _ in ahead], dtype=torch.int64),
-            "ahead.point": torch.tensor([x for points, _ in ahead for x in points], dtype=torch.float64),
-            "ahead.height": torch.tensor([x for _, heights in ahead for x in heights], dtype=torch.float64),
+            "stream.ahead": torch.tensor([len(points) for points, _ in ahead[1:]], dtype=torch.int64),
+            "ahead.point": torch.cat([torch.from_numpy(points) for points, _ in ahead]),
+            "ahead.height": torch.cat([torch.from_numpy(heights) for _, heights in ahead]),
             "generator": now,
             "generator.block": before,
             "seen": torch.tensor([self.seen, at], dtype=torch.int64),
@@ -606,15 +685,14 @@ class Admission:
         self.ids[:size] = state["id"].numpy()
         self.keys[:size] = state["key"].numpy()
         self.rerank(np.arange(size), state["rank"].numpy())
-        points, heights = state["ahead.point"].tolist(), state["ahead.height"].tolist()
+        points, heights = state["ahead.point"].numpy().copy(), state["ahead.height"].numpy().copy()
         masses, thresholds = state["stream.mass"].tolist(), state["stream.threshold"].tolist()
         start = 0
         for i, label in enumerate(state["stream.label"].tolist()):
             stream = self._stream(label)
             stream.mass, stream.threshold = masses[i], thresholds[i]
             ahead = slice(start, start + lengths[i])
-            stream.points, stream.heights = points[ahead], heights[ahead]
-            stream.next = stream.points[0] if stream.points else -math.inf
+            stream.look(points[ahead], heights[ahead])
             start = ahead.stop
         self.seen, at = state["seen"].tolist()
         self.uniforms.restore(state["generator"], state["generator.block"], at)

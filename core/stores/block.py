@@ -15,6 +15,10 @@ from torch import Tensor
 Index: TypeAlias = slice | NDArray[np.int64]
 """Rows of a block: a slice, or slots."""
 
+Lane: TypeAlias = tuple[torch.dtype, tuple[int, ...], int, int, int, int]
+"""Rows in plain memory: dtype and shape of a row, the address, bytes of a row, bytes of a floating-point number in it
+(0 if there is none) and the bits that are all set where such a number is infinite or NaN."""
+
 Values: TypeAlias = Tensor | NDArray[Any]
 """Rows on their way into a block: an array where numpy writes them, else a tensor."""
 
@@ -99,6 +103,22 @@ class Block:
             self.data[:size] = old[:size]
 
 
+def lane_of(data: Tensor) -> Lane | None:
+    """Where rows lie, or None if they are not in plain memory or are not copied bit by bit."""
+    if data.device.type != "cpu" or data.dtype not in _DIGITS:
+        return None
+    shape = tuple(data.shape[1:])
+    return data.dtype, shape, data.data_ptr(), math.prod(shape) * data.itemsize, *_DIGITS[data.dtype]
+
+
+def room(n: int, lane: Lane) -> Tensor:
+    """Uninitialised memory for ``n`` rows of a lane."""
+    dtype = _NUMPY.get(lane[0])
+    if dtype is None or not n:
+        return torch.empty((n, *lane[1]), dtype=lane[0])
+    return torch.from_numpy(np.empty((n, *lane[1]), dtype))  # in half the time of torch.empty
+
+
 def surely_finite(values: Values) -> bool:
     """True only if no element of ``values`` is NaN or infinite; False is no answer.
 
@@ -149,11 +169,20 @@ def on(index: NDArray[np.int64], device: torch.device) -> Tensor:
     return moved.to(device, non_blocking=True)
 
 
-_NUMPY = {
-    *(torch.float32, torch.float64, torch.bool, torch.uint8),
-    *(torch.int8, torch.int16, torch.int32, torch.int64),
+_NUMPY: dict[torch.dtype, np.dtype[Any]] = {
+    getattr(torch, name): np.dtype(name)
+    for name in ("float32", "float64", "bool", "uint8", "int8", "int16", "int32", "int64")
 }
 """Dtypes that numpy handles as torch does, and quickly."""
+
+_DIGITS = {
+    **dict.fromkeys((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64), (0, 0)),
+    torch.float16: (2, 0x7C00),
+    torch.bfloat16: (2, 0x7F80),
+    torch.float32: (4, 0x7F800000),
+    torch.float64: (8, 0x7FF0000000000000),
+}
+"""Of dtypes that lie in lanes: bytes of a floating-point number, and the bits of its exponent."""
 
 _BITS = {torch.bfloat16: torch.int16, torch.complex32: torch.int32} | {
     **{getattr(torch, f"uint{bits}"): getattr(torch, f"int{bits}") for bits in (16, 32, 64)},

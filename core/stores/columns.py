@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .block import Block, Index, Values, all_finite, on, surely_finite
+from .block import Block, Index, Lane, Values, all_finite, lane_of, on, surely_finite
 
 
 class ColumnKind(ABC):
@@ -36,6 +36,8 @@ class ColumnKind(ABC):
         """What the caller handed in, as a tensor with one row per experience."""
         if not isinstance(values, Tensor):
             raise TypeError(f"column {name!r} is a {type(values).__name__}; expected a torch.Tensor")
+        if values.layout not in (torch.strided, torch.jagged):
+            raise TypeError(f"column {name!r} has the layout {values.layout}; expected a dense tensor")
         return values.detach()
 
 
@@ -54,6 +56,9 @@ class Storage(ABC):
     @abstractmethod
     def schema(self) -> dict[str, Any]:
         """What a later batch or file must match, JSON-able."""
+
+    lane: Lane | None = None
+    """Where rows lie, if they are stored just as they come and in plain memory."""
 
     suspect: Tensor | None = None
     """On a GPU, where looking means waiting: whether all numbers encoded since the last check were finite."""
@@ -148,13 +153,18 @@ class _Dense(Storage):
         self._fits = sample.shape  # the last batch that did: most are like it
         self._inexact = dtype.is_floating_point or dtype.is_complex
         self._block = Block((capacity, *self._shape), dtype, device, folder, name)
+        self._find_lane()
+
+    def _find_lane(self) -> None:
+        plain = type(self) is _Dense and self._block.data.dtype is self._dtype
+        self.lane = lane_of(self._block.data) if plain else None
 
     @property
     def _data(self) -> Tensor:
         return self._block.data
 
     def accepts(self, values: Tensor) -> bool:
-        if values.dtype is not self._dtype or values.is_nested:
+        if values.dtype is not self._dtype or values.layout is not torch.strided or values.is_nested:
             return False
         shape = values.shape
         if shape == self._fits:
@@ -191,6 +201,7 @@ class _Dense(Storage):
 
     def resize(self, capacity: int, size: int) -> None:
         self._block.resize((capacity, *self._data.shape[1:]), size)
+        self._find_lane()
 
     def row_bytes(self, values: Tensor | None = None) -> int:
         return math.prod(self._shape) * self._data.element_size()

@@ -20,7 +20,7 @@ from .block import allocate
 FORMAT = 1
 _MANIFEST = "manifest.json"
 _DRAFT = ".memreplay-draft"
-_PIECE = 1 << 22
+_PIECE = 1 << 20
 """Bytes written or read at a time, and then hashed."""
 
 
@@ -301,7 +301,8 @@ def _bytes(values: Tensor) -> memoryview:
     """The memory of a tensor on the CPU that lies in one piece."""
     if not values.numel():
         return memoryview(b"")
-    return values.view(-1).view(torch.uint8).numpy().data
+    # a dimension of one may have any stride, and keeps it in a view
+    return values.as_strided((values.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def _read_exactly(file: BinaryIO, piece: memoryview, path: Path) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..loops import loops
 
 _NEVER = 2**62
 
@@ -67,7 +70,7 @@ class LookAhead:
         rows: that will be kept, rising.
         slots: that they take.
         heights: their negated keys.
-        gone: by which row each of them will be driven out in turn, or far beyond ``stop``.
+        gone: by which row each of them will be driven out in turn, or far beyond ``stop``; None if all stay.
         losing: rows at which one is lost, itself or another, rising.
         lost: its height.
     """
@@ -84,9 +87,7 @@ class LookAhead:
     ) -> None:
         self.stop = stop
         self._rows: list[int] = rows.tolist()
-        self._places, self._slots, self._keys = rows, slots, -heights
-        self._gone = gone
-        self._departures: list[int] = [] if gone is None else np.sort(gone[gone < _NEVER]).tolist()
+        self.winners = rows, slots, -heights, np.full(len(rows), _NEVER) if gone is None else gone
         self._losing = losing
         self._lost = np.minimum.accumulate(lost)
 
@@ -96,13 +97,10 @@ class LookAhead:
         last = bisect_left(self._rows, end, first)
         if first == last:
             return NOTHING
-        rows, slots, keys = self._places[first:last] - start, self._slots[first:last], self._keys[first:last]
-        departures = self._departures
-        if departures and bisect_left(departures, start) < bisect_left(departures, end):
-            assert self._gone is not None
-            stay = self._gone[first:last] >= end
-            return Accepted(rows[stay], slots[stay], keys[stay])
-        return Accepted(rows, slots, keys)
+        rows, slots, keys, gone = self.winners
+        stay = gone[first:last] >= end
+        which = slice(first, last) if stay.all() else first + np.flatnonzero(stay)
+        return Accepted(rows[which] - start, slots[which], keys[which])
 
     def lost_before(self, row: int) -> float:
         """The highest key lost by the rows before ``row``; -inf if none."""
@@ -125,27 +123,47 @@ def contest(
     Returns:
         What happens, and the reserve that is left.
     """
-    n = len(rows)
-    # The rows leave in the order of this list; a new one that is high enough is put in where it belongs.
-    leaving: list[float] = (-reserve.heights).tolist()
-    source = list(range(len(leaving)))  # a place in the reserve, or -1 - i for the i-th new row
-    for i in np.flatnonzero(heights >= reserve.bound).tolist():
-        height = -float(heights[i])
-        place = bisect_left(leaving, height, i)
-        leaving.insert(place, height)
-        source.insert(place, -1 - i)
-    origin = np.array(source)
-    new = origin < 0
-    slots = reserve.slots[np.where(new, 0, origin)]
-    own = slots[:n]  # the slot that a new row takes
-    gone = np.full(n, _NEVER)
-    for i in np.flatnonzero(new).tolist():
-        other = -1 - source[i]
-        if i < n:
-            gone[other] = rows[i]
-        if other != i:
-            slots[i] = own[other]
+    n, m = len(rows), len(reserve.heights)
+    own, gone, lost = np.empty(n, np.int64), np.full(n, _NEVER), np.empty(n)
+    left, slots = np.empty(m), np.empty(m, np.int64)
+    run = _contest if loops is None else loops.contest
+    count = run(rows, heights, reserve.heights, reserve.slots, reserve.bound, own, gone, lost, left, slots)
     won = gone != rows
-    lost = -np.array(leaving)
-    ahead = LookAhead(stop, rows[won], own[won], heights[won], gone[won], rows.tolist(), lost[:n])
-    return ahead, Reserve(lost[n:], slots[n:], reserve.bound)
+    ahead = LookAhead(stop, rows[won], own[won], heights[won], gone[won], rows.tolist(), lost)
+    return ahead, Reserve(left[:count], slots[:count], reserve.bound)
+
+
+def _contest(
+    rows: NDArray[np.int64],
+    heights: NDArray[np.float64],
+    high: NDArray[np.float64],
+    high_slots: NDArray[np.int64],
+    bound: float,
+    own: NDArray[np.int64],
+    gone: NDArray[np.int64],
+    lost: NDArray[np.float64],
+    left: NDArray[np.float64],
+    left_slots: NDArray[np.int64],
+) -> int:
+    """The contest in Python: writes who takes which slot (``own``), which row drives it out (``gone``, where it goes),
+    the height lost at each row, and the reserve that is left; returns how many that are."""
+    competing: list[tuple[float, int]] = []  # new rows, the next to go first
+    first = 0
+    for i, (row, height) in enumerate(zip(rows.tolist(), heights.tolist(), strict=True)):
+        if height >= bound:
+            heappush(competing, (-height, -i))
+        if competing and (first == len(high) or -competing[0][0] >= high[first]):
+            least, other = heappop(competing)
+            own[i] = -1 if other == -i else own[-other]
+            gone[-other] = row
+            lost[i] = -least
+        else:
+            own[i], lost[i] = high_slots[first], high[first]
+            first += 1
+    heights_left = np.array([-height for height, _ in sorted(competing)])
+    slots_left = [own[-other] for _, other in sorted(competing)]
+    at = np.searchsorted(-high[first:], -heights_left)
+    count = len(high) - first + len(competing)
+    left[:count] = np.insert(high[first:], at, heights_left)
+    left_slots[:count] = np.insert(high_slots[first:], at, slots_left)
+    return count

@@ -5,13 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..batch import Batch, concat, take
+from ..loops import loops
 from ..selection import Pool
 from .admission import Admission
+from .block import Lane, room
+from .rows import Rows
 from .table import BOOKS, Table
+from .uniforms import Uniforms
 
 
 class StorePool(Pool):
@@ -47,7 +53,40 @@ class StorePool(Pool):
     def read(self, index: Tensor) -> tuple[Batch, Tensor]:
         """The caller's columns and the arrival numbers of the rows ``index``, copied."""
         slots = index.numpy()
-        return self._table.read(slots), torch.from_numpy(self._books.ids[slots])
+        lanes = self._table.lanes()
+        if loops is None or lanes is None:
+            return self._table.read(slots), torch.from_numpy(self._books.ids[slots])
+        columns, targets, ids = self._room(len(slots), lanes)
+        loops.gather(slots, self._books.ids, lanes, targets, ids)
+        return columns, torch.from_numpy(ids)
+
+    def draw(self, n: int, uniforms: Uniforms) -> Rows:
+        """``n`` distinct rows, every ordered choice equally likely; all of them if there are fewer."""
+        size = self.size
+        n = min(n, size)
+        if 2 * n >= size:
+            return self._rows(torch.randperm(size, generator=uniforms.generator)[:n])
+        # the distinct values of uniform draws, in the order they first appear, are a uniform draw without replacement
+        numbers = uniforms.take(n + n * n // size + 2)
+        lanes = self._table.lanes()
+        if loops is not None and lanes is not None:
+            columns, targets, ids = self._room(n, lanes)
+            slots = np.empty(n, np.int64)
+            if loops.draw(numbers, size, self._books.ids, lanes, targets, slots, ids):
+                return Rows(columns, torch.from_numpy(slots), torch.from_numpy(ids))
+        chosen = dict.fromkeys((numbers * size).astype(np.int64).tolist())
+        while len(chosen) < n:
+            chosen.update(dict.fromkeys((uniforms.take(n - len(chosen)) * size).astype(np.int64).tolist()))
+        return self._rows(torch.from_numpy(np.fromiter(chosen, np.int64, len(chosen))[:n]))
+
+    def _rows(self, index: Tensor) -> Rows:
+        columns, ids = self.read(index)
+        return Rows(columns, index, ids)
+
+    def _room(self, n: int, lanes: list[Lane]) -> tuple[Batch, list[int], NDArray[np.int64]]:
+        """Where ``n`` rows and their ids are to be copied to: columns, their addresses, ids."""
+        columns = {name: room(n, lane) for name, lane in zip(self._table.columns, lanes, strict=True)}
+        return columns, [values.data_ptr() for values in columns.values()], np.empty(n, np.int64)
 
     def chunk(self, name: str, start: int, stop: int) -> Tensor:
         column = self._table.columns.get(name)
@@ -105,24 +144,35 @@ class Union(Pool):
     def take(self, index: Tensor) -> Batch:
         if not self._n:
             return self._held.take(index)
-        size = self._held.size
-        held, new = index[index < size], index[index >= size] - size
-        arrived = take({**self._columns, "id": self._new("id")}, new)
-        if not len(held):
-            return arrived
-        rows = _joined(self._held.take(held), arrived)
+        size, at = self._held.size, index.numpy()
+        old = at < size
+        n_old = int(old.sum())
+        if not n_old:
+            return self._arrived(at - size)
+        rows = _joined(self._held.take(torch.from_numpy(at[old])), self._arrived(at[~old] - size))
+        if old[:n_old].all():
+            return rows
         # rows of the two parts lie one after the other: bring them in the order asked for
-        order = torch.cat([(index < size).nonzero().squeeze(1), (index >= size).nonzero().squeeze(1)])
-        return take(rows, order.argsort())
+        return take(rows, torch.from_numpy((~old).argsort(kind="stable").argsort()))
+
+    def _arrived(self, new: NDArray[np.int64]) -> Batch:
+        ids = torch.from_numpy(new + self._seen)
+        if len(new) == self._n and (new[:-1] < new[1:]).all():
+            return {**self._columns, "id": ids}  # all of them
+        return {**take(self._columns, torch.from_numpy(new)), "id": ids}
 
 
 def _joined(held: Batch, new: Batch) -> Batch:
     """The rows of both. Where a column has widened, the narrower rows end with NaN, as in a `Growable` column."""
-    parts = [dict(held), dict(new)]
+    joined = {}
     for name, values in new.items():
-        if values.is_nested or values.dim() != 2 or values.shape[1] == held[name].shape[1]:
+        parts = [held[name], values]
+        if values.is_nested:
+            joined[name] = concat([{name: part} for part in parts])[name]
             continue
-        width = max(values.shape[1], held[name].shape[1])
-        for part in parts:
-            part[name] = torch.nn.functional.pad(part[name], (0, width - part[name].shape[1]), value=math.nan)
-    return concat(parts)
+        if values.dim() == 2 and values.shape[1] != parts[0].shape[1]:
+            width = max(part.shape[1] for part in parts)
+            pad = torch.nn.functional.pad
+            parts = [pad(part, (0, width - part.shape[1]), value=math.nan) for part in parts]
+        joined[name] = torch.cat(parts)
+    return joined

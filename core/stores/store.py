@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..batch import Batch, batch_size
+from ..loops import loops
 from ..retrievers.nearest import Nearest
 from ..selection import ClassBalanced, Greedy, Keyed, Pool, Selection, Selector, Uniform, rank
 from ..selection.balanced import equal_shares, groups_of
@@ -30,6 +31,7 @@ from .pool import StorePool, Union
 from .rows import Rows
 from .spec import build
 from .table import Table, describe, expected
+from .uniforms import Uniforms
 
 Address: TypeAlias = Rows | Tensor | Iterable[int]
 """Rows as drawn, or their ids."""
@@ -114,7 +116,7 @@ class Store:
         """Rows addressed by `update` or `remove` that had been evicted."""
         self._books = Admission(capacity or 0, torch.Generator().manual_seed(seed), self._group is not None)
         # another stream of numbers for the same seed
-        self._draw_generator = torch.Generator().manual_seed(seed ^ 0x5DEECE66D)
+        self._uniforms = Uniforms(torch.Generator().manual_seed(seed ^ 0x5DEECE66D))
         self._pool = StorePool(self._books, self._table)
         self._ranked_by = ""
 
@@ -128,6 +130,7 @@ class Store:
         self.keep = keep
         self._keyed = policy if isinstance(policy, Keyed) else None
         self._jumping = policy if isinstance(policy, Jumping) else None
+        self._equal = type(policy) is Reservoir  # rows of equal weight
 
     # -- what it is ---------------------------------------------------------------------------------------------
 
@@ -199,7 +202,7 @@ class Store:
         Returns:
             None if it cannot tell: all rows are to be added.
         """
-        if not self._table.columns or type(self._jumping) is not Reservoir:
+        if not self._table.columns or not self._equal:
             return None
         labels = None if self._group is None else self._labels(columns)
         rows = self._hopeful(n, labels)
@@ -228,6 +231,15 @@ class Store:
                 in a row that may be kept (on a GPU `check` finds it later). The store is unchanged.
             TypeError: a column that is no tensor.
         """
+        if self._equal and among is None and (opened := self._table.open(batch)) is not None and opened[0]:
+            if self._group is None:
+                done = self._books.copy_in(opened)
+            else:
+                done = self._books.copy_in_labelled(opened, self._labels(batch))
+            if done is not None:
+                if done[1]:
+                    self._pool.changed()
+                return torch.from_numpy(done[0])
         fresh = not self._table.columns
         before = self._keep_generator.get_state() if self._jumping is None else None
         try:
@@ -259,10 +271,16 @@ class Store:
         slots.fill(-1)  # np.full takes several times as long
         if accepted is None:
             hopeful = None if contenders is None else contenders.rows
-            encoded = self._table.encode(values, hopeful) if hopeful is None or len(hopeful) else {}
-            self._make_room(values)
+            opened = self._table.open(values)
+            if not opened or not loops or not loops.finite(np.arange(n) if hopeful is None else hopeful, *opened[1:]):
+                opened = None
+                encoded = self._table.encode(values, hopeful) if hopeful is None or len(hopeful) else {}
+            self._make_room(values)  # moves nothing where rows can be copied as they are: they are of one width
             accepted = books.offer(n, labels, weights, keys, contenders)
-            if len(accepted.rows):
+            if opened and loops and len(accepted.rows):
+                loops.copy(accepted.rows, accepted.slots, *opened[1:])
+                self._pool.changed()
+            elif len(accepted.rows):
                 self._write(accepted, encoded, n, hopeful)
         elif len(accepted.rows):
             encoded = self._table.encode(values, accepted.rows)
@@ -314,32 +332,36 @@ class Store:
 
         ``keys`` and ``ranks`` belong to ``index``; where there are none, rows keep theirs.
         """
-        books, size = self._books, len(self)
-        order = index.sort()
-        chosen = order.values.numpy()
-        keys_of = np.zeros(len(chosen)) if keys is None else keys.cpu().double().numpy()[order.indices.numpy()]
-        held, new = chosen[chosen < size], chosen[chosen >= size] - size
-        gone = np.setdiff1d(np.arange(size), held, assume_unique=True)
+        books, size, at = self._books, len(self), index.numpy()
+        kept = np.zeros(size + n, bool)
+        kept[at] = True
+        held, new = np.flatnonzero(kept[:size]), np.flatnonzero(kept[size:])
+        gone = np.flatnonzero(~kept[:size])
         free = np.concatenate([gone, np.arange(size, size + max(0, len(new) - len(gone)))])
         taken = free[: len(new)]
-        slots = torch.full((n,), -1)
+        keys_of = np.zeros(size + n)
+        if keys is not None:
+            keys_of[at] = keys.cpu().double().numpy()
+        slots = np.full(n, -1)
         if len(new):
-            keys_new = keys_of[len(held) :]
+            keys_new = keys_of[size + new]
             books.place(taken, new + books.seen, keys_new)
             assert encoded is not None
             self._write(Accepted(new, taken, keys_new), encoded, n)
-            slots[torch.from_numpy(new)] = torch.from_numpy(taken)
+            slots[new] = taken
         if keys is not None:
-            books.keys[held] = keys_of[: len(held)]
+            books.keys[held] = keys_of[held]
         if ranks is not None:
-            books.rerank(np.concatenate([held, taken]), ranks.numpy()[order.indices.numpy()])
+            ranks_of = np.zeros(size + n, np.int64)
+            ranks_of[at] = ranks.numpy()
+            books.rerank(np.concatenate([held, taken]), ranks_of[np.concatenate([held, size + new])])
         books.seen += n
         if len(new):
             books.recount(None if self._group is None else self._labels_held())
         # the new rows took the first of the slots that became free, so that none of them moves here
         self._take_out(gone[len(new) :])
         self._pool.changed()
-        return slots
+        return torch.from_numpy(slots)
 
     def consolidate(self, keep: Selector, k: int | None = None, candidates: Mapping[str, Any] | None = None) -> Tensor:
         """Keeps the best ``k`` of the rows held and the ``candidates``, by a selector that looks at all of them.
@@ -425,12 +447,14 @@ class Store:
         """
         if n < 0:
             raise ValueError(f"n is {n}; expected a number of rows of at least 0")
-        before = None if type(by) is Uniform else self._draw_generator.get_state()
+        if type(by) is Uniform:
+            return self._pool.draw(n, self._uniforms)
+        generator = self._uniforms.generator
+        before = generator.get_state()
         try:
-            selection = rank(by, self._pool, n, query=query, generator=self._draw_generator)
+            selection = rank(by, self._pool, n, query=query, generator=generator)
         except Exception:
-            if before is not None:
-                self._draw_generator.set_state(before)
+            generator.set_state(before)
             raise
         columns, ids = self._pool.read(selection.index)
         return Rows(columns, selection.index, ids, selection.score, selection.weight)
@@ -711,7 +735,8 @@ class Store:
     def _state(self) -> dict[str, Any]:
         self.check()
         tensors = {f"books.{name}": tensor for name, tensor in self._books.state().items()}
-        tensors["draw_generator"] = self._draw_generator.get_state()
+        now, block, at = self._uniforms.state()
+        tensors.update({"draw_generator": now, "draw_generator.block": block, "draw_generator.at": torch.tensor([at])})
         tensors.update({f"columns.{name}": tensor for name, tensor in self._table.tensors(len(self)).items()})
         meta = {
             "kind": "Store",
@@ -752,7 +777,7 @@ class Store:
         except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
             raise ValueError(f"the state of the store is damaged: {error!r}") from error
         self._books, self._table, self._pool = other._books, other._table, other._pool
-        self._draw_generator, self._seed = other._draw_generator, other._seed
+        self._uniforms, self._seed = other._uniforms, other._seed
         self._budget, self._ranked_by, self.skipped, self.audit, self.fingerprint = rest
 
     def _check_meta(self, meta: Mapping[str, Any]) -> None:
@@ -787,7 +812,8 @@ class Store:
         if self._group is not None and self._table.columns:
             labels = column_of_numbers({"label": self._table.column(self._group).view(size)}, "label").cpu().numpy()
         self._books.restore(_under("books.", tensors), labels)
-        self._draw_generator.set_state(tensors["draw_generator"])
+        (at,) = tensors["draw_generator.at"].tolist()
+        self._uniforms.restore(tensors["draw_generator"], tensors["draw_generator.block"], at)
 
     def save(self, folder: str | Path) -> None:
         """Writes the store to a folder: safetensors and a manifest, never pickle.
@@ -942,6 +968,9 @@ class Store:
 
     def _labels(self, values: Mapping[str, Tensor]) -> list[int]:
         assert self._group is not None
+        labels = values.get(self._group)
+        if labels is not None and labels.dtype is torch.int64 and labels.dim() == 1:
+            return labels.tolist()
         labels = column_of_numbers(values, self._group)
         if labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"column {self._group!r} is {labels.dtype}; expected integers that name a class")
@@ -960,8 +989,10 @@ class Store:
         return given
 
     def _check_selection(self, index: Tensor, n: int, k: int) -> None:
-        values = set(index.tolist())
-        if len(values) != len(index) or len(index) > k or not all(0 <= i < n for i in values):
+        chosen = index.numpy()
+        if len(chosen) > k or (
+            len(chosen) and (chosen.min() < 0 or chosen.max() >= n or np.bincount(chosen).max() > 1)
+        ):
             raise ValueError(f"the selector chose {index.tolist()[:8]}...; expected at most {k} distinct rows of {n}")
 
     def _locate(self, rows: Address) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -12,12 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..batch import Batch, batch_size
-from .block import Index
+from ..loops import loops
+from .block import Index, Lane
 from .columns import ColumnKind, Plain, Storage
 from .rows import Rows
 
 BOOKS = ("id", "key", "rank")
 """What a store itself knows of each row. Selectors may read these like columns, so no column has their names."""
+
+
+OpenBatch: TypeAlias = tuple[int, list[Lane], list[int]]
+"""A batch on its way into columns that lie in plain memory: the number of rows, where the columns lie, and the
+addresses of those of the batch."""
 
 
 class Table:
@@ -145,6 +151,17 @@ class Table:
             ValueError: a number is NaN, infinite or too large for its column (on a GPU `check` tells later).
         """
         return {name: column.encode(values[name], rows) for name, column in self.columns.items()}
+
+    def lanes(self) -> list[Lane] | None:
+        """Where the columns lie, if all of them lie in plain memory just as they came."""
+        lanes = [column.lane for column in self.columns.values()]
+        return None if None in lanes else lanes  # type: ignore[return-value]
+
+    def open(self, batch: Mapping[str, Any]) -> OpenBatch | None:
+        """A batch whose rows can be copied from where they lie, by compiled code; None if there is none, or if a
+        column does not fit or is not stored just as it comes."""
+        opened: OpenBatch | None = None if loops is None else loops.open_batch(batch, self.columns, Tensor)
+        return opened
 
     def write(self, index: Index, encoded: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> None:
         """Stores ``encoded[rows]`` (all of it if None) at ``index``."""

@@ -45,7 +45,15 @@ class Uniforms:
         return (now, self._state.clone(), self._at) if self._at < len(self._values) else (now, now.clone(), 0)
 
     def restore(self, now: Tensor, before: Tensor, at: int) -> None:
-        """Continues where `state` was taken."""
+        """Continues where `state` was taken.
+
+        Raises:
+            ValueError: ``at`` is no position in a block, or a state no state of a generator.
+        """
+        if not isinstance(at, int) or not 0 <= at < self.block:
+            raise ValueError(f"at is {at}; expected a position below {self.block}")
+        if now.dim() != 1 or before.dim() != 1:
+            raise ValueError(f"states have shapes {tuple(now.shape)}, {tuple(before.shape)}; expected one dimension")
         self.generator.set_state(before)
         self._state, self._values, self._at = before.clone(), _NONE, 0
         if at:

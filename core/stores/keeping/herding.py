@@ -43,17 +43,16 @@ class Herding(Ranker):
     def rank(
         self, pool: Pool, k: int, *, query: Mapping[str, Tensor] | None = None, generator: torch.Generator
     ) -> Selection:
-        rows = Vectors(pool, self.column)
-        x, lengths = rows[:], rows.norms()
+        x = Vectors(pool, self.column)[:]  # decoded once
+        rows = Vectors({self.column: x}, self.column)
+        lengths = rows.norms()
         scale = inverse(lengths) if self.normalize else torch.ones_like(lengths)
         penalty = (lengths * scale).square_()  # |x| ** 2; infinite once a row is picked
         mu = rows.mean(scale)
         target = mu.clone()  # (i + 1) mu - s
-        cost = torch.empty_like(lengths)
         picked: list[int] = []
         while len(picked) < min(k, len(x)):
-            torch.mv(x, target.to(x.dtype), out=cost)
-            torch.addcmul(penalty, cost, scale, value=-2, out=cost)
+            cost = torch.addcmul(penalty, rows.products(target.to(x.dtype)), scale, value=-2)
             row = int(cost.cpu().numpy().argmin())  # on a CPU several times as fast as Tensor.argmin
             picked.append(row)
             penalty[row] = torch.inf

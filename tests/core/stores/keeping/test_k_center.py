@@ -43,7 +43,8 @@ def test_the_order_is_that_of_all_distances(kind):
     expected, radius = farthest_first(kinds[kind], 40)
     assert chosen.index.tolist() == expected
     assert chosen.score is not None
-    assert chosen.score.tolist() == pytest.approx(radius, rel=1e-4)
+    # differences of float32 squares: what is lost is small beside the largest distance
+    assert chosen.score.tolist() == pytest.approx(radius, rel=1e-4, abs=2e-5 * radius[1])
 
 
 def test_duplicates_come_last_and_once():

@@ -1,0 +1,235 @@
+"""Compiled loops: the same outcome as in Python, and nothing is copied that must not be."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memreplay import ClassBalanced, Fifo, Half, Plain, Reservoir, Store, TopScore
+from memreplay.core import loops as module
+from memreplay.core.batch import Batch
+from memreplay.core.stores import admission, look_ahead, pool, store, table
+from memreplay.core.stores.admission import Admission
+from memreplay.core.stores.look_ahead import Reserve, contest
+
+compiled = module.loops
+pytestmark = pytest.mark.skipif(compiled is None, reason="memreplay was installed without a C compiler")
+
+USERS = (admission, look_ahead, pool, store, table)
+
+
+@pytest.fixture
+def in_python(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def switch() -> None:
+        for user in USERS:
+            monkeypatch.setattr(user, "loops", None)
+
+    return switch
+
+
+def batches(sizes: list[int], seed: int = 0) -> Iterator[Batch]:
+    generator = torch.Generator().manual_seed(seed)
+    for n in sizes:
+        yield {
+            "feature": torch.randn(n, 3, 2, generator=generator),
+            "half": torch.randn(n, 5, generator=generator).half(),
+            "label": torch.randint(4, (n,), generator=generator),
+            "flag": torch.rand(n, generator=generator) > 0.5,
+        }
+
+
+POLICIES = [
+    Reservoir(),
+    ClassBalanced(Reservoir(), "label"),
+    Fifo(),
+    TopScore("label"),
+    ClassBalanced(Fifo(), "label"),
+]
+SIZES = [1, 7, 0, 30, 64, 2, 64, 200, 3, 64, 64, 1, 500, 64, 33]
+
+
+@pytest.mark.parametrize("keep", POLICIES, ids=repr)
+@pytest.mark.parametrize("capacity", [1, 5, 40, 200])
+def test_a_store_is_the_same_in_python(keep, capacity: int, in_python: Callable[[], None]) -> None:
+    def run() -> list[torch.Tensor]:
+        memory = Store(capacity, keep=keep, seed=3)
+        seen = []
+        for i, batch in enumerate(batches(SIZES * 6)):
+            seen.append(memory.add(batch))
+            rows = memory.draw(1 + i % 9)
+            seen += [rows.ids, rows.slots, *rows.columns.values()]
+            if i == 40:
+                memory.remove(memory.draw(3))
+            if i == 50:
+                memory.resize(capacity + 7)
+        return seen + list(memory.state_dict()["tensors"].values())
+
+    fast = run()
+    in_python()
+    slow = run()
+    assert len(fast) == len(slow)
+    assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
+def gradient(x: torch.Tensor) -> torch.Tensor:
+    return x.clone().requires_grad_()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        gradient,
+        lambda x: torch.nn.Parameter(x.clone()),
+        lambda x: x.repeat_interleave(2, 1)[:, ::2],
+        lambda x: x.t().contiguous().t(),
+        lambda x: torch.complex(torch.zeros_like(x), -x).conj().imag,
+    ],
+    ids=["gradient", "parameter", "strided", "transposed", "negative"],
+)
+def test_rows_that_lie_otherwise_are_stored_all_the_same(odd) -> None:
+    plain, other = Store(4, seed=0), Store(4, seed=0)
+    for i in range(30):
+        x = torch.arange(12.0).reshape(6, 2) + 100 * i
+        plain.add({"x": x})
+        assert torch.equal(odd(x).detach(), x)
+        other.add({"x": odd(x)})
+    assert torch.equal(plain.rows()["x"], other.rows()["x"])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("keep", [Reservoir(), ClassBalanced(Reservoir(), "label"), Fifo()], ids=repr)
+def test_what_is_not_finite_is_refused_and_nothing_changes(keep, dtype: torch.dtype, value: float) -> None:
+    memory = Store(8, keep=keep, seed=0)
+    good = {"x": torch.linspace(-3e4, 3e4, 24).reshape(8, 3).to(dtype), "label": torch.arange(8) % 2}
+    for _ in range(4):
+        memory.add(good)
+    for place in range(3):
+        bad = {"x": good["x"].clone(), "label": good["label"]}
+        bad["x"][:, place] = value
+        before = memory.state_dict()
+        while memory.seen < 10_000:
+            before = memory.state_dict()
+            try:
+                memory.add(bad)  # may pass where none of the rows is wanted
+            except ValueError:
+                break
+        after = memory.state_dict()["tensors"]
+        assert memory.seen < 10_000
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before["tensors"].items())
+        with pytest.raises(ValueError, match="'x'"):
+            memory.add(bad)
+
+
+def test_the_largest_numbers_are_kept() -> None:
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        memory = Store(2)
+        most = torch.finfo(dtype)
+        x = torch.tensor([[most.max, most.min], [most.tiny, -0.0]], dtype=dtype)
+        for _ in range(3):
+            memory.add({"x": x})
+        assert memory.rows()["x"].isfinite().all()
+
+
+@pytest.mark.parametrize("columns", [{}, {"x": Half()}, {"x": Plain()}], ids=["plain", "half", "named"])
+def test_a_column_that_is_converted_takes_the_other_way(columns) -> None:
+    memory = Store(3, columns=columns, seed=0)
+    for i in range(20):
+        memory.add({"x": torch.full((4, 2), float(i))})
+    rows = memory.draw(3)
+    assert torch.equal(rows["x"][:, 0], torch.div(rows.ids, 4, rounding_mode="floor").float())
+
+
+def test_another_dtype_shape_or_column_still_names_the_fault() -> None:
+    memory = Store(2)
+    for _ in range(10):
+        memory.add({"x": torch.zeros(4, 2), "y": torch.zeros(4)})
+    for batch in (
+        {"x": torch.zeros(4, 3), "y": torch.zeros(4)},
+        {"x": torch.zeros(4, 2).double(), "y": torch.zeros(4)},
+        {"x": torch.zeros(4, 2), "y": torch.zeros(3)},
+        {"x": torch.zeros(4, 2)},
+        {"x": torch.zeros(4, 2), "y": torch.zeros(4, 1)},
+        {"x": torch.zeros(4, 2).to_sparse(), "y": torch.zeros(4)},
+    ):
+        with pytest.raises((ValueError, TypeError), match=r"x|y"):
+            memory.add(batch)
+    with pytest.raises(TypeError, match="'y'"):
+        memory.add({"x": torch.zeros(4, 2), "y": [0.0] * 4})
+    assert memory.seen == 40
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 60), st.integers(0, 80), st.integers(0, 2**31), st.sampled_from([0.5, 1.0, 3.0]), st.booleans())
+def test_a_contest_is_the_same_in_python(size: int, n: int, seed: int, scale: float, ties: bool) -> None:
+    random = np.random.default_rng(seed)
+    heights = random.random(n) * scale
+    held = random.random(size)
+    if ties:
+        heights, held = heights.round(1), held.round(1)
+    rows = np.sort(random.choice(200, n, replace=False))
+    reserve = Reserve.of(held, np.arange(size), n)
+    found = []
+    for way in (compiled, None):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(look_ahead, "loops", way)
+            ahead, left = contest(rows, heights, 200, reserve)
+        found.append([*ahead.winners, left.heights, left.slots, np.array([ahead.lost_before(r) for r in range(201)])])
+    assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(0, 2**31), st.lists(st.integers(0, 40), min_size=1, max_size=20))
+def test_contenders_are_the_same_in_python(classes: int, seed: int, sizes: list[int]) -> None:
+    random = np.random.default_rng(seed)
+    books = Admission(12, torch.Generator().manual_seed(seed), grouped=True)
+    for n in [30, 50, *sizes]:
+        labels = random.integers(-2, classes - 2, n).tolist()
+        fast = books.contenders(labels)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(admission, "loops", None)
+            slow = books.contenders(labels)
+        assert fast == slow
+        books.offer(n, labels)
+
+
+def test_every_row_is_as_likely_to_be_drawn(in_python: Callable[[], None]) -> None:
+    def counts() -> np.ndarray:
+        memory = Store(20, seed=1)
+        memory.add({"x": torch.arange(20)})
+        return np.bincount(torch.cat([memory.draw(4)["x"] for _ in range(4000)]).numpy(), minlength=20)
+
+    fast = counts()
+    assert ((fast - 800) ** 2 / 800).sum() < 43.8  # chi-square, 19 degrees of freedom, one in a thousand
+    in_python()
+    assert np.array_equal(fast, counts())
+
+
+def test_arguments_that_do_not_fit_are_refused() -> None:
+    assert compiled is not None
+    ids, slots = np.arange(4), np.array([0, 4])
+    with pytest.raises(IndexError, match="row 4"):
+        compiled.gather(slots, ids, [], [], np.empty(2, np.int64))
+    with pytest.raises(IndexError, match="row -1"):
+        compiled.gather(slots - 1, ids, [], [], np.empty(2, np.int64))
+    with pytest.raises(ValueError, match="room"):
+        compiled.gather(slots, ids, [], [], np.empty(3, np.int64))
+    with pytest.raises(TypeError, match="int64"):
+        compiled.gather(slots.astype(np.int32), ids, [], [], np.empty(2, np.int64))
+    with pytest.raises(TypeError, match="lists"):
+        compiled.finite(slots, [], (1,))
+    for name in ("take_in", "enter", "copy", "finite", "gather", "draw", "contest", "contenders", "open_batch"):
+        with pytest.raises(TypeError):
+            getattr(compiled, name)()
+    empty, number, none = np.zeros(1, np.int64), np.zeros(1), np.empty(0)
+    nobody = none.astype(np.int64)
+    with pytest.raises(ValueError, match="as many rows"):
+        compiled.contest(
+            *(empty, number, none, nobody, math.inf), *(empty.copy(), empty.copy(), number.copy(), none, nobody)
+        )
