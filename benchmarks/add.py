@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Iterator
 from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -104,14 +106,14 @@ def stream(make: Any, feed: Any, add: str, steps: int) -> Work:
 
 def measure(bench: Bench) -> None:
     device = bench.device
-    whole = [(10_000, 1_000_000, 10.0, 5.0), (100_000, 1_000_000, 4.0, 3.0)]
+    whole = [(10_000, 100_000, 10.0, 5.0), (10_000, 1_000_000, 10.0, 5.0), (100_000, 1_000_000, 4.0, 3.0)]
     for capacity, rows, to_ring, to_loop in [(1_000, 20_000, None, None)] if bench.quick else whole:
         steps = rows // ROWS
         row_bytes = DIM * 4 + 8
         # every accepted row must be copied: all while filling, then one in n / capacity
         kept = capacity * (1 + torch.log(torch.tensor(rows / capacity)).item())
         limit = copy_seconds(int(kept * row_bytes)) / steps if device == "cpu" else None
-        some = steps // 8  # a ring costs the same all through
+        some = min(steps, 2_000)  # a ring costs the same all through
         of_ring = stream(lambda c=capacity: ring(c), tensordicts(), "extend", some) if ring(1) is not None else None
         of_loop = stream(lambda c=capacity: LoopReservoir(c), batches(), "add", steps)
         feed = batches()
@@ -155,14 +157,25 @@ def by_size(bench: Bench) -> None:
     for capacity in (10_000,) if bench.quick else (10_000, 100_000, 1_000_000):
         with tempfile.TemporaryDirectory() as folder:
             for path in (None, folder) if bench.device == "cpu" else (None,):
-                feed = batches()
-                store = Store(capacity, device=bench.device, path=path)
-                for _ in range(2 * capacity // ROWS):
-                    store.add(next(feed))
-                where = "RAM" if path is None else "mapped"
-                bench.compare(
-                    f"add 64, reservoir, full twice over, {capacity:,}, {where}", lambda s=store, f=feed: s.add(next(f))
-                )
+                of_size(bench, capacity, path)
+
+
+def of_size(bench: Bench, capacity: int, path: str | None) -> None:
+    """Batches of 64 into a memory that is full twice over, and what it takes of the RAM."""
+    feed, before = batches(), resident()
+    store = Store(capacity, device=bench.device, path=path)
+    for _ in range(2 * capacity // ROWS):
+        store.add(next(feed))
+    where = "RAM" if path is None else "mapped"
+    grown = (resident() - before) / 1e6
+    bench.note(f"{capacity:,} rows, {where}: {store.nbytes / 1e6:.1f} MB stored, {grown:.1f} MB more resident")
+    bench.compare(f"add 64, reservoir, full twice over, {capacity:,}, {where}", lambda: store.add(next(feed)))
+
+
+def resident() -> int:
+    """Bytes of this process in RAM, those of mapped files included; 0 where the system does not tell."""
+    statm = Path("/proc/self/statm")
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 if __name__ == "__main__":

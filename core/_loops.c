@@ -235,15 +235,15 @@ done:
 }
 
 PyDoc_STRVAR(take_in_doc,
-"take_in(rows, slots, keys, gone, start, seen, ids, held, ranks, columns, sources, taken) -> int\n\n"
+"take_in(winners, start, seen, books, batch, taken) -> int\n\n"
 "Enters in the books, and copies, what wins among the next len(taken) rows of a stream.\n\n"
 "Args:\n"
-"    rows, slots, keys, gone: of all known winners: positions in the stream (rising), the slots they take, their keys,\n"
-"        and the positions at which they are driven out again.\n"
+"    winners: of all that are known, positions in the stream (rising), the slots they take, their keys, and the\n"
+"        positions at which they are driven out again.\n"
 "    start: position of the first row of the batch.\n"
 "    seen: its id.\n"
-"    ids, held, ranks: of every slot, the id, the key and the rank of its row; written.\n"
-"    columns, sources: as from open_batch.\n"
+"    books: of every slot, the id, the key and the rank of its row; written.\n"
+"    batch: as from open_batch.\n"
 "    taken: int64; receives the slot of each row, or -1.\n\n"
 "Returns:\n"
 "    How many rows were taken; -1, and nothing is changed, if one of them holds a number that is not finite.");
@@ -255,19 +255,23 @@ take_in(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
     PyObject *result = NULL;
     Lane *lanes = NULL;
     int opened = 0, n_lanes;
-    if (n_args != 12) {
-        PyErr_SetString(PyExc_TypeError, "take_in expects 12 arguments");
+    if (n_args != 6 || !PyTuple_Check(args[0]) || PyTuple_GET_SIZE(args[0]) != 4 || !PyTuple_Check(args[3]) ||
+        PyTuple_GET_SIZE(args[3]) != 3 || !PyTuple_Check(args[4]) || PyTuple_GET_SIZE(args[4]) != 3) {
+        PyErr_SetString(PyExc_TypeError, "take_in expects 4 arrays, two numbers, 3 arrays, a batch and an array");
         return NULL;
     }
-    const int64_t start = PyLong_AsLongLong(args[4]), seen = PyLong_AsLongLong(args[5]);
+    const int64_t start = PyLong_AsLongLong(args[1]), seen = PyLong_AsLongLong(args[2]);
     if (PyErr_Occurred()) {
         return NULL;
     }
-    PyObject *const given[8] = {args[0], args[1], args[2], args[3], args[6], args[7], args[8], args[11]};
+    PyObject *given[8] = {[7] = args[5]};
+    for (int i = 0; i < 7; i++) {
+        given[i] = i < 4 ? PyTuple_GET_ITEM(args[0], i) : PyTuple_GET_ITEM(args[3], i - 4);
+    }
     if ((opened = open_arrays(given, arrays, 8, 4)) < 8) {
         goto done;
     }
-    if ((lanes = open_lanes(args[9], args[10], &n_lanes)) == NULL) {
+    if ((lanes = open_lanes(PyTuple_GET_ITEM(args[4], 1), PyTuple_GET_ITEM(args[4], 2), &n_lanes)) == NULL) {
         goto done;
     }
     const int64_t *rows = arrays[0].view.buf, *slots = arrays[1].view.buf, *gone = arrays[3].view.buf;

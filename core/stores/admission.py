@@ -164,7 +164,7 @@ class Admission:
             return None
         slots = np.empty(n, np.int64)
         books = self.ids, self.keys, self.ranks
-        taken = loops.take_in(*ahead.winners, int(stream.mass), self.seen, *books, *batch[1:], slots)
+        taken = loops.take_in(ahead.winners, int(stream.mass), self.seen, books, batch, slots)
         if taken < 0:
             return None
         stream.mass += n
@@ -344,8 +344,13 @@ class Admission:
 
     def _offer_labelled(self, contenders: Contenders) -> None:
         """Rows of equal weight, each in the stream of its label."""
+        streams = self.streams
         for row, label, end in contenders.found:
-            self._meet(self._stream(label), row, end, 1.0)
+            stream = streams.get(label)
+            if stream is None or stream.next == -math.inf:
+                self._meet(self._stream(label), row, end, 1.0)
+            elif stream.next < end:
+                self._enter(stream, row, self._lowest(stream, end))
         for label, end in contenders.ends.items():
             self.streams[label].mass = end
 
@@ -448,7 +453,7 @@ class Admission:
             self._count(stream, 1)
         else:
             giver = self._giver(stream) if self.grouped else stream
-            worst, _, slot = self._worst(giver)
+            worst, _, slot = giver.pool[-1] if giver.pool else self._worst(giver)
             if giver is stream:
                 if height >= worst:
                     stream.threshold = -height
