@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -49,6 +50,7 @@ class Row:
         worst: the lowest ratio of a round.
         must: the ratio asked for.
         limit: time that the machine needs at least, as a share of ours; None where no such bound is known.
+        script: which script timed it.
     """
 
     operation: str
@@ -59,6 +61,7 @@ class Row:
     worst: float | None = None
     must: float | None = None
     limit: float | None = None
+    script: str = ""
 
 
 class Bench:
@@ -72,8 +75,9 @@ class Bench:
     def __init__(self, device: str = "cpu", quick: bool = False) -> None:
         self.device = device
         self.quick = quick
+        self.script = ""
         self.rows: list[Row] = []
-        self.notes: list[str] = []
+        self.notes: dict[str, list[str]] = {}
 
     def compare(
         self,
@@ -129,13 +133,14 @@ class Bench:
 
     def add(self, row: Row) -> None:
         """Takes a row and prints it."""
-        self.rows.append(row)
+        self.rows.append(replace(row, script=self.script))
         Console(width=150).print(" | ".join(_cells(row)), highlight=False)
 
     def note(self, text: str) -> None:
         """Something the reader should know, once."""
-        if text not in self.notes:
-            self.notes.append(text)
+        notes = self.notes.setdefault(self.script, [])
+        if text not in notes:
+            notes.append(text)
             print(text)
 
     def _synchronised(self) -> float:
@@ -150,26 +155,32 @@ class Bench:
         return table
 
     def save(self, path: Path) -> None:
-        """Writes the rows, with what they were measured on."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """Writes the rows, with what they were measured on.
+
+        Rows that other scripts put there stay, unless they come from another machine or another torch.
+        """
         machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": _processor()}
         if self.device != "cpu":
             machine["gpu"] = torch.cuda.get_device_name()
-        machine["peers"] = ", ".join(f"{name} {_version(name)}" for name in ("torchrl", "faiss") if peer(name))
+        rows, notes = [asdict(row) for row in self.rows], dict(self.notes)
+        peers = {name: _version(name) for name in ("torchrl", "faiss", "avalanche") if peer(name)}
+        found = json.loads(path.read_text()) if path.exists() else {}
+        if found.get("machine") == machine:
+            done = {row.script for row in self.rows} | self.notes.keys()
+            rows += [row for row in found["rows"] if row["script"] not in done]
+            notes |= {script: texts for script, texts in found["notes"].items() if script not in done}
+            peers = {**found["peers"], **peers}
         limits = {"copy_bytes_per_second": 1 / copy_seconds(1), "sum_bytes_per_second": 1 / sum_seconds(1)}
         limits["sgemm_flop_per_second"] = 1 / sgemm_seconds(1)
-        path.write_text(
-            json.dumps(
-                {
-                    "machine": machine,
-                    "limits": limits if self.device == "cpu" else {},
-                    "rows": [asdict(row) for row in self.rows],
-                    "notes": self.notes,
-                },
-                indent=1,
-            )
-            + "\n"
-        )
+        content = {
+            "machine": machine,
+            "peers": peers,
+            "limits": limits if self.device == "cpu" else {},
+            "rows": sorted(rows, key=lambda row: row["script"]),
+            "notes": dict(sorted(notes.items())),
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def peer(module: str) -> ModuleType | None:
@@ -231,6 +242,7 @@ def run(measures: list[Callable[[Bench], None]], device: str, quick: bool, out: 
     torch.manual_seed(0)
     bench = Bench(device, quick)
     for measure in measures:
+        bench.script = Path(inspect.getfile(measure)).stem
         measure(bench)
     Console(width=150).print(bench.table())
     if out is not None:

@@ -3,11 +3,15 @@
 from .adapter import Memory, Recipe, TextAdapter, TextPrediction
 from .data import TextData, TextSet, read_labelled, read_texts
 from .encoder import TextEncoder
+from .expansion import Expansion
 from .heads import LinearHead, LogisticRegression
 from .pooling import Pooling
 from .readout import MemoryReadout
+from .tuning import Tuning
+from .whitening import Whitening
 
 __all__ = [
+    "Expansion",
     "LinearHead",
     "LogisticRegression",
     "Memory",
@@ -19,6 +23,8 @@ __all__ = [
     "TextEncoder",
     "TextPrediction",
     "TextSet",
+    "Tuning",
+    "Whitening",
     "read_labelled",
     "read_texts",
 ]

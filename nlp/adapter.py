@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ class Recipe:
     Args:
         head: solves for the head.
         readout: what the memory adds to the head.
-        label_texts: whether the name of a class, read as a text, counts as one more example of it.
+        label_texts: whether the name of a class, read as a text, counts as one more example of it, unless it is a mere
+            number.
         per_class: rows of each class that the memory holds at most.
         seed: of the memory and of cross-validation.
     """
@@ -115,9 +116,9 @@ class TextAdapter:
         self.head: LinearHead | None = None
         """From vectors to logits: the solved head, or the mean of it and of the head that fine-tuning left."""
         self.solved: LinearHead | None = None
-        """What `Recipe.head` found."""
+        """What `Recipe.head` found; on the second half of vectors that have two, see `Pooling.also`."""
         self.tuned: LinearHead | None = None
-        """The cosine head that the encoder was fine-tuned under, its scale in the weights."""
+        """The cosine head that the encoder was fine-tuned under, its scale in the weights; on the first half."""
         self.complete = True
         """Whether the memory still has every example that was ever learned from, but for those forgotten."""
         self.label_features = torch.empty(0)
@@ -225,7 +226,7 @@ class TextAdapter:
     def _fit(
         self,
         rows: Batch,
-        names: Iterable[int],
+        names: Mapping[int, str],
         label_features: Tensor,
         start: LinearHead | None,
         *,
@@ -236,8 +237,9 @@ class TextAdapter:
         feature = rows["feature"]
         label = torch.tensor([place[number] for number in rows["label"].tolist()])
         if self.recipe.label_texts:
-            feature, label = torch.cat([feature, label_features]), torch.cat([label, torch.arange(len(place))])
-        batch = {"feature": feature, "label": label}
+            told = torch.tensor(spoken(list(names.values())), dtype=torch.int64)
+            feature, label = torch.cat([feature, label_features[told]]), torch.cat([label, told])
+        batch = {"feature": self.encoder.pooling.parts(feature)[1], "label": label}
         return self.recipe.head.fit(batch, len(place), start, prior=prior, seed=self.recipe.seed)
 
     def _widened(self, rows: Batch, names: Mapping[int, str], label_features: Tensor) -> LinearHead | None:
@@ -248,12 +250,16 @@ class TextAdapter:
         means = []
         for place, number in list(enumerate(names))[self.tuned.classes :]:
             shots = torch.cat([rows["feature"][rows["label"] == number], label_features[place : place + 1]])
-            means.append(F.normalize(shots.mean(0), dim=0))
+            means.append(F.normalize(self.encoder.pooling.parts(shots)[0].mean(0), dim=0))
         return self.tuned.with_rows(scale * torch.stack(means))
 
     def _join_heads(self) -> None:
-        if self.solved is not None:
-            self.head = self.solved if self.tuned is None else mean_head(self.solved, self.tuned)
+        if self.solved is None:
+            return
+        solved, tuned = self.solved, self.tuned
+        if self.encoder.pooling.also is not None:
+            solved, tuned = solved.on_half(1), None if tuned is None else tuned.on_half(0)
+        self.head = solved if tuned is None else mean_head(solved, tuned)
 
     # -- predicting -----------------------------------------------------------------------------------------------
 
@@ -325,9 +331,7 @@ class TextAdapter:
         for name, head in (("solved", self.solved), ("tuned", self.tuned)):
             if head is not None:
                 tensors |= {f"{name}.{parameter}": values for parameter, values in head.tensors().items()}
-        tuned = self.encoder.tuned_weights()
-        if tuned:
-            write_save(Path(folder, "encoder"), tuned, {"fingerprint": self.encoder.fingerprint()})
+        tensors |= {f"encoder.{name}": values for name, values in self.encoder.tuned_weights().items()}
         meta = {
             "kind": KIND,
             "encoder": self.encoder.description(),
@@ -353,8 +357,8 @@ class TextAdapter:
         Args:
             folder: where it was saved.
             encoder: where the encoder is now, if not where it was; or the encoder itself.
-            precision: of the encoder.
-            device: of the encoder; by default the accelerator, where there is one.
+            precision: of an encoder that is loaded.
+            device: likewise; by default the accelerator, where there is one.
 
         Raises:
             FileNotFoundError: there is no save.
@@ -365,17 +369,15 @@ class TextAdapter:
             raise ValueError(f"{folder} holds no text adapter; its kind is {meta.get('kind')!r}")
         try:
             described = meta["encoder"]
-            if not isinstance(encoder, TextEncoder):
-                encoder = TextEncoder.of_description(described, encoder, device)
-                if described["tuned"]:
-                    encoder.set_tuned_weights(read_save(Path(folder, "encoder"))[0])
-            if encoder.fingerprint() != described["fingerprint"]:
+            model = encoder if isinstance(encoder, TextEncoder) else _encoder(tensors, described, encoder, device)
+            if model.fingerprint() != described["fingerprint"]:
                 raise ValueError(
-                    f"the encoder {encoder.name} has the fingerprint {encoder.fingerprint()}; the adapter was made "
+                    f"the encoder {model.name} has the fingerprint {model.fingerprint()}; the adapter was made "
                     f"with {described['name']}, {described['fingerprint']}: weights, tokens, pooling or length differ"
                 )
-            encoder.set_precision(precision)
-            adapter = TextAdapter(encoder, Recipe.of_json(meta["recipe"]))
+            if model is not encoder:
+                model.set_precision(precision)
+            adapter = TextAdapter(model, Recipe.of_json(meta["recipe"]))
             adapter.names = {int(number): name for number, name in meta["classes"].items()}
             adapter.base, adapter.threshold = list(meta["base"]), meta["threshold"]
             adapter.complete = bool(meta["complete"])
@@ -395,20 +397,47 @@ def _store(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Store:
     """The memory among the tensors of a save."""
     columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
     store = Store(meta["capacity"], keep=build(meta["keep"], "keep"), columns=columns, seed=meta["seed"])
-    own = {name.removeprefix("memory."): t for name, t in tensors.items() if name.startswith("memory.")}
-    store.load_state_dict({"tensors": own, "meta": meta})
+    store.load_state_dict({"tensors": _within(tensors, "memory."), "meta": meta})
     return store
 
 
 def _head(tensors: Mapping[str, Tensor], prefix: str) -> LinearHead | None:
     """A head among the tensors of a save, if it is there."""
-    own = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    own = _within(tensors, prefix)
     return LinearHead.of_tensors(own) if own else None
+
+
+def _encoder(
+    tensors: Mapping[str, Tensor],
+    described: Mapping[str, Any],
+    name: str | Path | None,
+    device: torch.device | str | None,
+) -> TextEncoder:
+    """The encoder of a save, with the weights among its tensors that were fine-tuned."""
+    encoder = TextEncoder.of_description(described, name, device)
+    tuned = _within(tensors, "encoder.")
+    if tuned:
+        encoder.set_tuned_weights(tuned)
+    return encoder
+
+
+def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start so, by the rest of their names."""
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
 
 
 def _numbers_seen(memory: Store) -> list[int]:
     """Numbers of classes that were forgotten, which are not given again."""
     return [number for entry in memory.audit for number in entry["where"].get("label", [])]
+
+
+def spoken(names: Sequence[str]) -> list[int]:
+    """The positions of names that have a letter, and so might say something: ``"7"`` does not.
+
+    >>> spoken(["card_arrival", "7"])
+    [0]
+    """
+    return [place for place, name in enumerate(names) if any(map(str.isalpha, name))]
 
 
 def readable(name: str) -> str:

@@ -65,7 +65,7 @@ class TextSet:
         check_texts(texts, where)
         unnamed = [row for row, name in enumerate(names) if not str(name).strip()]
         if unnamed:
-            raise ValueError(f"{where} has no label in {_rows(unnamed)}; expected the name of a class")
+            raise ValueError(f"{where} has no label in {row_names(unnamed)}; expected the name of a class")
         names = [str(name) for name in names]
         known = tuple(sorted(set(names)) if classes is None else classes)
         place = {name: number for number, name in enumerate(known)}
@@ -138,11 +138,13 @@ class Judged:
         """The texts that belong to ``classes``, and those that belong to none.
 
         Raises:
-            ValueError: a label that is none of the classes and is not ``out_of_scope``.
+            ValueError: a label that is none of the classes and is not ``out_of_scope``, or no text of the classes.
         """
         texts, names = read_labelled(self.test, self.text, self.label, "test")
         inside = [row for row, name in enumerate(names) if name != self.out_of_scope]
         outside = [text for text, name in zip(texts, names, strict=True) if name == self.out_of_scope]
+        if not inside:
+            raise ValueError(f"{self.test} has no texts but those out of scope; expected some of the classes")
         return TextSet.of([texts[row] for row in inside], [names[row] for row in inside], classes, self.test), outside
 
 
@@ -162,6 +164,12 @@ class TextData(Shots):
     test: str | None = None
     valid: str | None = None
     out_of_scope: str | None = None
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """``valid`` and ``test``, those that are given."""
+        given = {"valid": self.valid, "test": self.test}
+        return {name: source for name, source in given.items() if source is not None}
 
     def judged(self, source: str) -> Judged:
         """``valid`` or ``test`` as texts to be judged on."""
@@ -200,17 +208,31 @@ def read_texts(source: str | Path, text: str = "text") -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {str(path)!r}")
     check_utf8(path)
-    return path.read_text("utf-8-sig").splitlines()
+    with path.open(encoding="utf-8-sig") as file:
+        return [line.rstrip("\n") for line in file]
 
 
 def check_texts(texts: Sequence[str], where: str) -> None:
-    """Raises ValueError where a text is empty or blank, naming the rows, or is no text."""
+    """Raises ValueError where a text is empty or blank, naming the rows, or is no text, or none that can be written."""
     for row, value in enumerate(texts):
         if not isinstance(value, str):
             raise ValueError(f"{where} has a {type(value).__name__} in row {row + 1}; expected texts")
     empty = [row for row, value in enumerate(texts) if not value.strip()]
     if empty:
-        raise ValueError(f"{where} has an empty text in {_rows(empty)}; expected at least one character")
+        raise ValueError(f"{where} has an empty text in {row_names(empty)}; expected at least one character")
+    broken = [row for row, value in enumerate(texts) if not _is_unicode(value)]
+    if broken:
+        raise ValueError(
+            f"{where} has half a character (a lone surrogate) in {row_names(broken)}; expected Unicode text"
+        )
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_utf8(path: Path) -> None:
@@ -228,7 +250,12 @@ def check_utf8(path: Path) -> None:
             position += len(line)
 
 
-def _rows(rows: Sequence[int]) -> str:
+def row_names(rows: Sequence[int]) -> str:
+    """Rows counted from 0, as people count them: the first five by number.
+
+    >>> row_names([0, 4])
+    'rows 1, 5'
+    """
     listed = ", ".join(str(row + 1) for row in rows[:5])
     return f"row{'s' if len(rows) > 1 else ''} {listed}" + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")
 
@@ -264,8 +291,9 @@ def _table(source: str, split: str) -> Any:
 
     path = Path(source)
     builder = _BUILDERS.get(path.suffix.lower())
-    silent = datasets.are_progress_bars_disabled()
+    silent, says = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is told once, below
     try:
         if builder is None and not path.is_file():
             name, _, named_split = source.partition(":")
@@ -276,29 +304,35 @@ def _table(source: str, split: str) -> Any:
             raise FileNotFoundError(f"there is no file {source!r}")
         if builder is None:
             raise ValueError(f"{source} ends in {path.suffix!r}; expected one of {', '.join(sorted(_BUILDERS))}")
-        with tempfile.TemporaryDirectory() as scratch:  # datasets would keep a copy of the data for ever
-            common: dict[str, Any] = {"keep_in_memory": True, "cache_dir": scratch}
-            if builder == "parquet":
-                return datasets.Dataset.from_parquet(source, **common)
-            check_utf8(path)
-            if builder == "json":
-                return datasets.Dataset.from_json(source, **common)
-            delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-            # as strings, without which "007" would be a number and the text "null" missing
-            columns = datasets.Features(dict.fromkeys(_header(path, delimiter), datasets.Value("string")))
-            return datasets.Dataset.from_csv(
-                source,
-                features=columns,
-                encoding="utf-8-sig",
-                keep_default_na=False,
-                sep=delimiter,
-                **common,
-            )
+        return _file(path, builder)
     except datasets.exceptions.DatasetGenerationError as error:
         raise ValueError(f"{source} cannot be read: {error.__cause__ or error}") from error
     finally:
+        datasets.logging.set_verbosity(says)
         if not silent:
             datasets.enable_progress_bars()
+
+
+def _file(path: Path, builder: str) -> Any:
+    """The `datasets.Dataset` in a file."""
+    import datasets
+
+    options: dict[str, Any] = {}
+    if builder != "parquet":
+        check_utf8(path)
+    if builder == "csv":
+        delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        # as strings, without which "007" would be a number and the text "null" missing
+        columns = datasets.Features(dict.fromkeys(_header(path, delimiter), datasets.Value("string")))
+        options = {"features": columns, "encoding": "utf-8-sig", "keep_default_na": False, "sep": delimiter}
+    read = {"csv": datasets.Dataset.from_csv, "json": datasets.Dataset.from_json}.get(
+        builder, datasets.Dataset.from_parquet
+    )
+    with tempfile.TemporaryDirectory() as scratch:  # datasets would keep a copy of the data for ever
+        try:
+            return read(str(path), keep_in_memory=True, cache_dir=scratch, **options)
+        except (StopIteration, ValueError) as error:  # what it makes of a file without rows
+            raise ValueError(f"{path} has no rows that can be read; expected texts") from error
 
 
 def _header(path: Path, delimiter: str) -> list[str]:
@@ -322,5 +356,5 @@ def _column(table: Any, name: str, argument: str, source: str) -> list[str]:
         return [names[value] for value in values]
     missing = [row for row, value in enumerate(values) if value is None]
     if missing:
-        raise ValueError(f"{source} has nothing in column {name!r} in {_rows(missing)}; expected a {argument}")
+        raise ValueError(f"{source} has nothing in column {name!r} in {row_names(missing)}; expected a {argument}")
     return [str(value) for value in values]

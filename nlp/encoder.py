@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.batch import jagged, offsets_of
-from .data import check_texts
+from .data import check_texts, row_names
 from .embeddings import EmbeddingCache
 from .pooling import Pooling, Token, model_json
 from .precision import Precision, convert
@@ -52,6 +52,7 @@ class TextEncoder(nn.Module):
         self.precision: Precision = "float32"
         self._weights_digest: str | None = None
         self._tuned: tuple[str, ...] = ()
+        self._exact: dict[str, Tensor] = {}
 
     @staticmethod
     def load(
@@ -118,7 +119,7 @@ class TextEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Numbers per vector."""
+        """Numbers per hidden state: a vector has as many, or twice as many, see `Pooling.width`."""
         return int(self.body.config.hidden_size)  # type: ignore[union-attr,arg-type]
 
     def fingerprint(self) -> str:
@@ -139,6 +140,7 @@ class TextEncoder(nn.Module):
         if self.precision != "float32":
             raise ValueError(f"precision is {precision!r}, but the encoder is in {self.precision} already")
         self.fingerprint()  # of the weights as they are, before they are rounded
+        self._exact = self.tuned_weights()
         convert(self.body, precision)
         self.precision = precision
 
@@ -148,7 +150,9 @@ class TextEncoder(nn.Module):
         self._weights_digest = None
 
     def tuned_weights(self) -> dict[str, Tensor]:
-        """The weights that were fine-tuned, by name, to be saved; none of an encoder as it was loaded."""
+        """The weights that were fine-tuned, by name, in float32, to be saved; none of an encoder as it was loaded."""
+        if self.precision != "float32":
+            return self._exact
         state = self.body.state_dict()
         return {name: state[name] for name in self._tuned}
 
@@ -172,7 +176,6 @@ class TextEncoder(nn.Module):
             "fingerprint": self.fingerprint(),
             "pooling": asdict(self.pooling),
             "max_length": self.max_length,
-            "tuned": bool(self._tuned),
         }
 
     @staticmethod
@@ -189,8 +192,8 @@ class TextEncoder(nn.Module):
         Raises:
             ValueError: it cannot be loaded.
         """
-        layers = described["pooling"]["layers"]
-        pooling = Pooling(**{**described["pooling"], "layers": None if layers is None else tuple(layers)})
+        lists = {name: tuple(value) for name, value in described["pooling"].items() if isinstance(value, list | tuple)}
+        pooling = Pooling(**{**described["pooling"], **lists})
         where = described["name"] if name is None else name
         return TextEncoder.load(where, pooling=pooling, max_length=described["max_length"], device=device)
 
@@ -198,7 +201,8 @@ class TextEncoder(nn.Module):
         """A copy to fine-tune; the tokenizer is shared."""
         body = copy.deepcopy(self.body)
         twin = TextEncoder(body, self.tokenizer, self.pooling, self.max_length, self.name, self.batch_tokens)
-        twin.precision, twin._weights_digest, twin._tuned = self.precision, self._weights_digest, self._tuned
+        twin.precision, twin._weights_digest = self.precision, self._weights_digest
+        twin._tuned, twin._exact = self._tuned, self._exact
         return twin
 
     # -- texts to vectors -----------------------------------------------------------------------------------------
@@ -217,6 +221,9 @@ class TextEncoder(nn.Module):
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )["input_ids"]
+        nothing = [row for row, found in enumerate(ids) if not found]
+        if nothing:
+            raise ValueError(f"texts has nothing that the tokenizer of {self.name} knows in {row_names(nothing)}")
         return ids
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -241,7 +248,7 @@ class TextEncoder(nn.Module):
         """
         check_texts(texts, "texts")
         if not len(texts):
-            return torch.empty(0, self.dim)
+            return torch.empty(0, self.pooling.width(self.dim))
         if cache is None:
             return self._embed(texts)
         return EmbeddingCache(cache, f"{self.fingerprint()} {self.precision}")(texts, self._embed)
@@ -283,7 +290,7 @@ class TextEncoder(nn.Module):
         # on a GPU a mask costs less than waiting to see whether it is needed
         if ids.is_cuda or int(lengths.min()) < ids.shape[1]:
             mask = (torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]).long()
-        deep = self.pooling.layers is not None
+        deep = self.pooling.deep
         outputs = self.body(input_ids=ids, attention_mask=mask, output_hidden_states=deep)
         return self.pooling(outputs.hidden_states if deep else [outputs.last_hidden_state], mask)
 

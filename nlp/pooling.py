@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,15 +27,36 @@ class Pooling:
         layers: the mean of these layers, counted from 1 (0 is the embedding of the tokens), or from the end if
             negative; None for the last one.
         normalize: whether vectors get length 1.
+        also: if given, a vector has a second half: the mean of these layers. Both halves have the same length, and the
+            whole has length 1: its cosines are the means of those of the halves.
     """
 
     token: Token = "mean"
     layers: tuple[int, ...] | None = None
     normalize: bool = True
+    also: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.token not in get_args(Token):
             raise ValueError(f"token is {self.token!r}; expected 'mean', 'cls' or 'last'")
+        if self.also is not None and not self.normalize:
+            raise ValueError(f"also is {self.also}, but normalize is False; expected halves of one length")
+
+    @property
+    def deep(self) -> bool:
+        """Whether other layers than the last are wanted."""
+        return self.layers is not None or self.also is not None
+
+    def width(self, dim: int) -> int:
+        """Numbers per vector, where a hidden state has ``dim``."""
+        return dim if self.also is None else 2 * dim
+
+    def parts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """The two halves of vectors (B, D), each of length 1; where there are none, the vectors as both."""
+        if self.also is None:
+            return vectors, vectors
+        first, second = (vectors * math.sqrt(2)).chunk(2, dim=1)
+        return first, second
 
     def __call__(self, states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Vectors (B, D).
@@ -43,9 +65,15 @@ class Pooling:
             states: (B, T, D) of every layer, that of the embeddings first; or of the last layer alone.
             mask: (B, T), 1 for tokens and 0 for padding, which follows them; None where there is none.
         """
+        found = self._pooled(states, self.layers, mask)
+        if self.also is None:
+            return found
+        return torch.cat([found, self._pooled(states, self.also, mask)], 1) / math.sqrt(2)
+
+    def _pooled(self, states: Sequence[Tensor], layers: tuple[int, ...] | None, mask: Tensor | None) -> Tensor:
         hidden = states[-1]
-        if self.layers is not None:
-            hidden = torch.stack([states[layer] for layer in self.layers]).mean(0)
+        if layers is not None:
+            hidden = torch.stack([states[layer] for layer in layers]).mean(0)
         if self.token == "cls":
             pooled = hidden[:, 0]
         elif self.token == "last":

@@ -38,7 +38,7 @@ def predict(
         memories: how many to tell of each text.
         encoder: where the encoder is, if not where it was when the adapter was saved.
         precision: of the encoder.
-        batch_size: texts at a time.
+        batch_size: texts at a time; with 1, every line of standard input is answered before the next is read.
         out: a file to write to; null: standard output.
     """
     loaded = TextAdapter.load(adapter, encoder, precision=precision)
@@ -60,7 +60,7 @@ def label_lines(adapter: TextAdapter, lines: Sequence[str], memories: int = 3) -
 def _lines(stream: BinaryIO) -> Iterator[str]:
     for number, line in enumerate(stream, 1):
         try:
-            yield line.decode("utf-8").rstrip("\r\n")
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"standard input is not UTF-8 in line {number}: {error}") from None
 

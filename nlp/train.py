@@ -16,12 +16,12 @@ import torch
 from ..arguments import Parser, run
 from ..core.reporting import Results
 from ..core.training import new_accelerator
-from .adapter import Recipe, TextAdapter, readable
+from .adapter import Recipe, TextAdapter, readable, spoken
 from .data import TextData
 from .embeddings import default_cache
 from .encoder import TextEncoder
 from .evaluate import judge
-from .layers import choose_layers
+from .layers import choose_layers, with_mean
 from .pooling import Token
 from .precision import Precision
 from .scope import choose_threshold
@@ -33,6 +33,7 @@ def train(
     data: TextData,
     recipe: Recipe = Recipe(),  # noqa: B008 (immutable)
     tuning: Tuning | None = Tuning(),  # noqa: B008 (immutable)
+    lora: int | None = None,
     pooling: Token | None = None,
     layers: list[int] | None = None,
     max_length: int | None = None,
@@ -49,9 +50,11 @@ def train(
         data: where the texts come from.
         recipe: how the adapter learns.
         tuning: how the encoder is fine-tuned first; null: it stays as it is, and learning takes seconds.
+        lora: rank of the corrections that fine-tuning learns instead of weights; null: it learns the weights.
         pooling: which token stands for a text; null: as the encoder's own files say, otherwise the mean of all.
         layers: the mean of these layers; null: the last alone, or where it is not fine-tuned and does better on the
-            texts themselves, the mean of the last two.
+            texts themselves, the mean of the last two. Vectors of a fine-tuned encoder have the mean of the layers that
+            learned as their second half.
         max_length: tokens per text; null: as the encoder's own files say.
         precision: of the encoder in use; with fine-tuning, afterwards.
         mixed_precision: of fine-tuning, as accelerate knows it.
@@ -60,39 +63,47 @@ def train(
         out: folder for the adapter and the results.
     """
     shots = data.load()
-    model = TextEncoder.load(encoder, pooling=pooling, layers=layers, max_length=max_length)
+    judged = {name: data.judged(source).load(shots.classes) for name, source in data.sources.items()}
+    accelerator = new_accelerator(mixed_precision=mixed_precision)
+    model = TextEncoder.load(encoder, pooling=pooling, layers=layers, max_length=max_length, device=accelerator.device)
     began = time.perf_counter()
-    names = [readable(name) for name in shots.classes]
+    told = spoken(shots.classes)
+    names = [readable(shots.classes[place]) for place in told]
     head = None
     if tuning is not None:
-        accelerator = new_accelerator(mixed_precision=mixed_precision)
-        labels = torch.cat([shots.labels, torch.arange(len(names))])
+        labels = torch.cat([shots.labels, torch.tensor(told, dtype=torch.int64)])
         texts = [*shots.texts, *names]
-        model, head = tuning.tune(model, texts, labels, seed=seed, accelerator=accelerator, progress_bar=True)
+        model, head = tuning.tune(
+            model, texts, labels, lora=lora, seed=seed, accelerator=accelerator, progress_bar=True
+        )
+        model = with_mean(model, tuning.layers)
         cache = None  # these vectors are of no use to another run
     elif layers is None:
-        model = choose_layers(model, shots.texts, shots.labels, names, cache=cache)
+        every = names if len(names) == len(shots.classes) else ()
+        model = choose_layers(model, shots.texts, shots.labels, every, cache=cache)
     model.set_precision(precision)
     adapter = TextAdapter(model, recipe)
     adapter.learn(shots, cache, head)
     seconds = time.perf_counter() - began
-    settings = {"encoder": encoder, "classes": len(adapter.classes), "texts": len(shots), "learn_seconds": seconds}
-    results = Results("nlp/train", settings)
-    if data.valid is not None:
-        inside, outside = data.judged(data.valid).load(adapter.classes)
-        near = adapter.similarity(model.embed(inside.texts, cache))
-        far = adapter.similarity(model.embed(outside, cache)) if outside else None
-        adapter.threshold = choose_threshold(near, far)
-        results.config["threshold"] = adapter.threshold
-        judge(results, "valid", adapter, inside, outside, cache)
-    if data.test is not None:
-        judge(results, "test", adapter, *data.judged(data.test).load(adapter.classes), cache)
-    adapter.save(out)
-    results.memory_bytes = adapter.memory.nbytes
-    results.save(out)
-    print(f"{len(shots)} texts of {len(adapter.classes)} classes learned in {seconds:.1f} s; the adapter is in {out}")
-    if results.rows:
-        results.print()
+    if accelerator.is_main_process:
+        settings = {"encoder": encoder, "classes": len(adapter.classes), "texts": len(shots), "learn_seconds": seconds}
+        results = Results("nlp/train", settings)
+        if "valid" in judged:
+            inside, outside = judged["valid"]
+            near = adapter.similarity(model.embed(inside.texts, cache))
+            far = adapter.similarity(model.embed(outside, cache)) if outside else None
+            adapter.threshold = results.config["threshold"] = choose_threshold(near, far)
+        for name, (inside, outside) in judged.items():
+            judge(results, name, adapter, inside, outside, cache)
+        adapter.save(out)
+        results.memory_bytes = adapter.memory.nbytes
+        results.save(out)
+        print(
+            f"{len(shots)} texts of {len(adapter.classes)} classes learned in {seconds:.1f} s; the adapter is in {out}"
+        )
+        if results.rows:
+            results.print()
+    accelerator.wait_for_everyone()
     return adapter
 
 

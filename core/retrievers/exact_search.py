@@ -12,15 +12,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .best import Best
+from .narrow import PANEL, Narrow
+from .scan import Comparison, in_threads, shortlists
 from .similarity import Similarity
 from .top import DEPTH, Top
-from .vectors import BLOCK_BYTES, Vectors
+from .vectors import BLOCK_BYTES, Vectors, inverse
 
 QUERIES = 1024
 """Queries compared at a time; fewer where many rows are asked for."""
 
 ROWS = 2048
 """Rows compared at a time with that many queries; up to 128 times as many where there are fewer queries."""
+
+LONG = 64
+"""Numbers in a row from which on it pays to look at it in int16 first."""
+
+CROWDED = 8
+"""It no longer pays where more than one score in so many must be calculated all the same."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +52,7 @@ class ExactSearch:
             torch.empty(shape, dtype=self.rows.dtype, device=self.rows.device),
             torch.empty(shape, dtype=torch.int64, device=self.rows.device),
         )
-        most = max(1, min(_at_a_time(queries), QUERIES * ROWS // max(ROWS, 8 * k)))
+        most = max(1, min(_at_a_time(queries), QUERIES * ROWS // max(ROWS, 16 * k)))
         # equal parts: a few queries left over would take nearly as long as many
         count = max(1, ceil(len(queries) / most))
         for part in queries.parts(max(1, ceil(len(queries) / count))):
@@ -71,13 +80,51 @@ class ExactSearch:
         return best.ordered()
 
     def _of_each(self, queries: Tensor, k: int) -> Top:
-        direction, _ = self.similarity.directions(queries)
-        best, room = Top.none(len(queries), self.rows), self._room(len(queries))
-        for rows in self._row_blocks(len(queries)):
-            best = best.extended(self._tile(direction, rows, room), k, rows.start)
+        best = (self._scanned if k and self.rows.scanned else self._tiled)(self.similarity.directions(queries)[0], k)
         if self.similarity.centre is not None:
             best = Top(self._distances(queries, best.index).neg_(), best.index)
         return best.ordered()
+
+    def _scanned(self, direction: Tensor, k: int) -> Top:
+        threads = torch.get_num_threads()
+        if len(direction) < PANEL * threads or self.rows.dim < LONG or not shortlists():
+            return self._seen(direction, k)
+        top = Top(torch.empty(len(direction), k), torch.empty(len(direction), k, dtype=torch.int64))
+
+        def work(part: slice) -> None:
+            found = self._seen(direction[part], k, Narrow(direction[part]))
+            top.scores[part], top.index[part] = found.scores, found.index
+
+        each = -(-len(direction) // threads // PANEL) * PANEL
+        in_threads(work, [slice(i, i + each) for i in range(0, len(direction), each)])
+        return top
+
+    def _seen(self, direction: Tensor, k: int, narrow: Narrow | None = None) -> Top:
+        """The best rows by their products with ``direction``; ``narrow`` are the same directions."""
+        best, room = Best(len(direction), k), None
+        for rows in self._row_blocks(len(direction)):
+            if narrow is None:
+                room = self._room(len(direction)) if room is None else room
+                best.see(self._products(direction, rows, room), rows.start, *self._corrections(rows))
+                continue
+            step, calculated = self.rows.rows_in(4 * BLOCK_BYTES // torch.get_num_threads()), 0
+            for start in range(rows.start, rows.stop, step):
+                part = slice(start, min(start + step, rows.stop))
+                calculated += best.search(self.rows[part], narrow, start, *self._corrections(part))
+            if rows.start and calculated > len(direction) * (rows.stop - rows.start) // CROWDED:
+                narrow = None  # too many rows are too much alike
+        return best.top()
+
+    def _corrections(self, rows: slice) -> tuple[Tensor | None, Tensor | None]:
+        """The bias and scale of some rows."""
+        bias, scale = self.similarity.bias, self.similarity.scale
+        return None if bias is None else bias[rows], None if scale is None else scale[rows]
+
+    def _tiled(self, direction: Tensor, k: int) -> Top:
+        best, room = Top.none(len(direction), self.rows), self._room(len(direction))
+        for rows in self._row_blocks(len(direction)):
+            best = best.extended(self._tile(direction, rows, room), k, rows.start)
+        return best
 
     def _converted(self, queries: Tensor) -> Tensor:
         return queries.to(device=self.rows.device, dtype=self.rows.dtype)
@@ -92,8 +139,8 @@ class ExactSearch:
         first = next(self._row_blocks(queries), slice(0, 0))
         return torch.empty(first.stop * queries, dtype=self.rows.dtype, device=self.rows.device)
 
-    def _tile(self, direction: Tensor, rows: slice, room: Tensor) -> Tensor:
-        """Scores of ``rows`` for some queries, (n, Q), without the bias of the query."""
+    def _products(self, direction: Tensor, rows: slice, room: Tensor) -> Tensor:
+        """Inner products of ``rows`` with the directions of some queries, (n, Q)."""
         n, q = rows.stop - rows.start, len(direction)
         tile = room[: n * q].view(n, q)
         # rows whose column is compressed are decoded a few at a time
@@ -101,6 +148,11 @@ class ExactSearch:
         for start in range(0, n, step):
             block = self.rows[rows.start + start : min(rows.start + start + step, rows.stop)]
             _multiply(block, direction, tile[start : start + step])
+        return tile
+
+    def _tile(self, direction: Tensor, rows: slice, room: Tensor) -> Tensor:
+        """Scores of ``rows`` for some queries, (n, Q), without the bias of the query."""
+        tile = self._products(direction, rows, room)
         if self.similarity.bias is not None:
             tile.add_(self.similarity.bias[rows].unsqueeze(1))
         if self.similarity.scale is not None:
@@ -122,6 +174,21 @@ class ExactSearch:
         parts = index.split(self.rows.rows_in(BLOCK_BYTES))
         found = [search.of_each(Vectors({"row": self.rows[part]}, "row"), 1).scores[:, 0] for part in parts]
         return torch.cat(found).neg_()
+
+
+def nearest_to_one(rows: Vectors, query: Tensor, metric: Comparison, k: int) -> Top:
+    """The ``k`` rows nearest to ``query`` (D,), best first: (1, min(k, N)).
+
+    One pass over rows that can be scanned is all it takes, so that nothing needs to be known of them beforehand.
+    """
+    query = query.to(device=rows.device, dtype=rows.dtype)
+    if metric == "cosine":
+        query = query * inverse(torch.linalg.vector_norm(query))
+    best = Best(1, min(k, len(rows)))
+    for part in rows.parts(QUERIES * ROWS):
+        best.see(rows.compared(query, metric, part).unsqueeze(1), part.start)
+    top = best.top().ordered()
+    return Top(top.scores.neg().sqrt_().neg_(), top.index) if metric == "euclidean" else top
 
 
 def _at_a_time(queries: Vectors) -> int:

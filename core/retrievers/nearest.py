@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..selection import Pool, Ranker, Selection
-from .exact_search import ExactSearch
+from .exact_search import ExactSearch, nearest_to_one
 from .similarity import Similarity
+from .top import Top
 from .vectors import Vectors
 
 Metric = Literal["cosine", "euclidean", "dot", "mahalanobis"]
@@ -58,7 +59,7 @@ class Nearest(Ranker):
         queries = self._queries(rows, query)
         if not len(queries):
             raise ValueError(f"query[{self.column!r}] has no rows; expected at least one")
-        top = self._over(pool, rows).of_any(queries, k)
+        top = self._of_each(pool, rows, queries, k) if len(queries) == 1 else self._over(pool, rows).of_any(queries, k)
         return Selection(top.index[0].cpu(), top.scores[0])
 
     def search(self, pool: Mapping[str, Tensor], query: Mapping[str, Tensor], k: int) -> tuple[Tensor, Tensor]:
@@ -68,15 +69,21 @@ class Nearest(Ranker):
             Scores and int64 positions in the pool, both (Q, min(k, N)) and on the pool's device.
 
         Raises:
-            ValueError: ``k`` is negative, or the query lacks the column or has vectors of another length.
+            ValueError: ``k`` is negative, or the query lacks the column, has vectors of another length or a number that
+                is not finite.
         """
         if k < 0:
             raise ValueError(f"k is {k}; expected a number of rows of at least 0")
         pool = Pool.of(pool)
         rows = Vectors(pool, self.column)
         queries = self._queries(rows, query)
-        top = self._over(pool, rows).of_each(queries, k)
+        top = self._of_each(pool, rows, queries, k)
         return top.scores, top.index
+
+    def _of_each(self, pool: Pool, rows: Vectors, queries: Vectors, k: int) -> Top:
+        if len(queries) == 1 and self.metric != "mahalanobis" and rows.scanned:
+            return nearest_to_one(rows, queries[:][0], self.metric, k)
+        return self._over(pool, rows).of_each(queries, k)
 
     def _queries(self, rows: Vectors, query: Mapping[str, Tensor] | None) -> Vectors:
         expected = f"expected {{{self.column!r}: tensor of shape (Q, {rows.dim})}}"
@@ -85,6 +92,12 @@ class Nearest(Ranker):
         queries = Vectors(query, self.column, "query")
         if queries.dim != rows.dim:
             raise ValueError(f"query[{self.column!r}] has shape {tuple(query[self.column].shape)}; {expected}")
+        for part, block in queries.blocks():
+            if not block.isfinite().all():
+                row = part.start + int(block.isfinite().all(1).int().argmin())
+                raise ValueError(
+                    f"query[{self.column!r}] holds a number that is NaN or infinite in row {row}; {expected}"
+                )
         return queries
 
     def _over(self, pool: Pool, rows: Vectors) -> ExactSearch:

@@ -60,14 +60,14 @@ class Top:
         # few groups are left: their better members, lined up query by query
         rows = group.unsqueeze(1) + torch.arange(0, n, n // DEPTH, device=tile.device)
         scores = tile[rows, query.unsqueeze(1)]
-        better = scores > least[query]
-        query = query.repeat_interleave(better.sum(1))
+        group, member = (scores > least[query]).nonzero(as_tuple=True)
+        query, rows, scores = query[group], rows[group, member], scores[group, member]
         count = torch.bincount(query, minlength=q)
         place = torch.arange(len(query), device=tile.device) - (count.cumsum(0) - count)[query]
         most = int(count.max())
         found = Top(tile.new_full((q, most), -torch.inf), self.index.new_zeros(q, most))
-        found.scores[query, place] = scores[better]
-        found.index[query, place] = rows[better] + start
+        found.scores[query, place] = scores
+        found.index[query, place] = rows + start
         return self.merged(found, k)
 
     def merged(self, other: Top, k: int) -> Top:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..selection import Pool
+from .scan import Comparison, compare, in_threads, scans
 
 BLOCK_BYTES = 1 << 22
 """Rows read at a time where the result is one number per row; few enough to stay in a processor's cache."""
@@ -73,8 +74,28 @@ class Vectors:
         for rows in self.parts(self.rows_in(BLOCK_BYTES)):
             yield rows, self[rows]
 
+    @property
+    def scanned(self) -> bool:
+        """Whether `compared` can be called."""
+        return scans(self.dtype, self.device)
+
+    def compared(self, vector: Tensor, how: Comparison, rows: slice = slice(None)) -> Tensor:
+        """Some rows compared with ``vector`` (D,) as `compare` does, (n,); reads each row once."""
+        start, stop, _ = rows.indices(len(self))
+        out = torch.empty(stop - start)
+        step = self.rows_in(4 * BLOCK_BYTES // torch.get_num_threads())
+        parts = [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
+        in_threads(lambda p: compare(self[p], vector, how, out[p.start - start : p.stop - start]), parts)
+        return out
+
+    def products(self, vector: Tensor) -> Tensor:
+        """Inner product of every row with ``vector`` (D,), (N,)."""
+        return self.compared(vector, "dot") if self.scanned else torch.mv(self[:], vector)
+
     def norms(self) -> Tensor:
         """Length of every row, (N,)."""
+        if self.scanned:
+            return self.compared(torch.zeros(self.dim), "euclidean").neg_().sqrt_()
         out = torch.empty(len(self), dtype=self.dtype, device=self.device)
         for rows, block in self.blocks():
             torch.linalg.vector_norm(block, dim=1, out=out[rows])
@@ -89,6 +110,8 @@ class Vectors:
 
     def squared_distances(self, centre: Tensor, root: Tensor | None = None) -> Tensor:
         """``|(row - centre) @ root| ** 2`` of every row, (N,); ``root`` (D, D) is the identity if None."""
+        if root is None and self.scanned:
+            return self.compared(centre, "euclidean").neg_()
         out = torch.empty(len(self), dtype=self.dtype, device=self.device)
         room = torch.empty(min(len(self), self.rows_in(BLOCK_BYTES)), self.dim, dtype=self.dtype, device=self.device)
         for rows, block in self.blocks():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,7 +49,7 @@ class ClassBalanced(Ranker):
         for member, share in zip(members, shares, strict=True):
             if share:
                 inner = rank(self.inner, pool.subset(member), share, query=query, generator=generator)
-                chosen.append((member[inner.index], inner.score, inner.weight))
+                chosen.append((member.index_select(0, inner.index), inner.score, inner.weight))
         return _interleave(chosen)
 
 
@@ -57,9 +58,15 @@ def groups_of(pool: Mapping[str, Tensor], column: str) -> dict[int, Tensor]:
     labels = column_of_numbers(pool, column).cpu()
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"column {column!r} is {labels.dtype}; expected integers that name a class")
-    order = torch.sort(labels, stable=True).indices
-    values, counts = torch.unique(labels, return_counts=True)
-    return dict(zip(values.tolist(), torch.split(order, counts.tolist()), strict=True))
+    numbers = labels.numpy()
+    if not len(numbers):
+        return {}
+    narrow = numbers.min() >= -(2**15) and numbers.max() < 2**15
+    # small integers are sorted by their digits, several times as fast
+    order = (numbers.astype(np.int16) if narrow else numbers).argsort(kind="stable")
+    ranked = numbers[order]
+    starts = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
+    return dict(zip(ranked[[0, *starts]].tolist(), map(torch.from_numpy, np.split(order, starts)), strict=True))
 
 
 def equal_shares(sizes: Sequence[int], k: int, generator: torch.Generator) -> list[int]:
@@ -92,7 +99,7 @@ def _interleave(groups: list[tuple[Tensor, Tensor | None, Tensor | None]]) -> Se
     depth = torch.cat([torch.arange(len(index)) for index, _, _ in groups])
     order = torch.sort(depth, stable=True).indices
     index, score, weight = (
-        torch.cat([part for part in parts if part is not None]) if None not in parts else None
+        None if any(part is None for part in parts) else torch.cat(parts)  # type: ignore[arg-type]
         for parts in ([group[i] for group in groups] for i in range(3))
     )
     assert index is not None

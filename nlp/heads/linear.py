@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,6 +50,19 @@ class LinearHead(nn.Module):
         """The head of some classes alone, in the order of ``index`` (int64, (n,)); nothing is left of the others."""
         bias = None if self.bias is None else self.bias.detach()[index]
         return LinearHead(self.weight.detach()[index], bias, None if self.scale is None else float(self.scale.detach()))
+
+    def on_half(self, half: int) -> LinearHead:
+        """The linear head on vectors of twice the width that says what this one does of a half of them, the first (0)
+        or the second (1), see `Pooling.parts`.
+
+        Raises:
+            ValueError: a cosine head.
+        """
+        if self.scale is not None:
+            raise ValueError("the head is a cosine; expected a linear one")
+        weight = self.weight.new_zeros(self.classes, 2, self.weight.shape[1])
+        weight[:, half] = math.sqrt(2) * self.weight.detach()
+        return LinearHead(weight.flatten(1), self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters by name, to be saved; see `of_tensors`."""

@@ -241,6 +241,30 @@ def test_the_manifest_can_be_read_by_people(encoder: TextEncoder, tmp_path: Path
     assert meta["encoder"]["name"] == encoder.name
 
 
+def test_a_rounded_encoder_is_saved_exactly(encoder: TextEncoder, tmp_path: Path) -> None:
+    shots = data("lost_card", "show_balance")
+    tuned, head = Tuning(layers=1, epochs=2, batch_size=4).tune(encoder, shots.texts, shots.labels)
+    exact = tuned.clone()
+    tuned.set_precision("bfloat16")
+    adapter = TextAdapter(tuned)
+    adapter.learn(shots, tuned=head)
+    adapter.save(tmp_path)
+    assert TextAdapter.load(tmp_path, tuned).encoder.precision == "bfloat16"
+    loaded = TextAdapter.load(tmp_path, device="cpu")
+    assert loaded.encoder.embed(["card"]).equal(exact.embed(["card"]))
+
+
+def test_names_that_say_nothing_are_no_examples(encoder: TextEncoder) -> None:
+    texts, labels = ["where is my card", "show my balance", "send money"], ["1", "2", "3"]
+    with_names, without = (TextAdapter(encoder, Recipe(label_texts=told)) for told in (True, False))
+    for adapter in (with_names, without):
+        adapter.add_classes(texts, labels)
+    assert with_names.predict(["my card"]) == without.predict(["my card"])
+    named = TextAdapter(encoder)
+    named.add_classes(texts, ["lost_card", "2", "3"])
+    assert named.predict(["my card"]) != without.predict(["my card"])
+
+
 # -- bad input
 
 

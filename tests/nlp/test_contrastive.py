@@ -40,6 +40,6 @@ def test_new_and_recalled_rows_meet() -> None:
         (float(features[a] @ features[b]) - float(labels[a] == labels[b])) ** 2
         for a, b in zip(first.tolist(), second.tolist(), strict=True)
     ]
-    assert float(loss) == pytest.approx(sum(by_hand) / len(by_hand))
+    assert loss.item() == pytest.approx(sum(by_hand) / len(by_hand))
     loss.backward()
     assert ContrastivePairs(("other",))(new, {"replay": old})["contrastive_pairs"] != loss

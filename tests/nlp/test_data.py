@@ -139,10 +139,12 @@ def test_out_of_scope_texts_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'oos', which is none of the 2 classes"):
         Judged(test=path).load(["card", "transfer"])
     assert len(Shots(train=path).load().classes) == 3
+    with pytest.raises(ValueError, match="has no texts but those out of scope"):
+        Judged(test=str(write(tmp_path / "b.csv", [("tell me a joke", "oos")])), out_of_scope="oos").load(["card"])
     assert TextData(train=path, test=path, out_of_scope="oos").judged(path).out_of_scope == "oos"
 
 
 def test_lines_of_a_plain_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
-    path.write_text("one\n\nthree 😀\n", encoding="utf-8")
-    assert read_texts(path) == ["one", "", "three 😀"]
+    path.write_bytes("\ufeffone\r\n\nthree 😀\u2028\x85\x0c!".encode())
+    assert read_texts(path) == ["one", "", "three 😀\u2028\x85\x0c!"]

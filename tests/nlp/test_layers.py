@@ -1,8 +1,15 @@
+from pathlib import Path
+
 import pytest
 import torch
 
+from memreplay.nlp.adapter import Recipe, TextAdapter
+from memreplay.nlp.data import TextSet
 from memreplay.nlp.encoder import TextEncoder
-from memreplay.nlp.layers import choose_layers, leave_one_out
+from memreplay.nlp.heads import LinearHead, LogisticRegression
+from memreplay.nlp.layers import choose_layers, leave_one_out, with_mean
+from memreplay.nlp.pooling import Pooling
+from memreplay.nlp.tuning import Tuning
 
 TEXTS = [
     "where is my card",
@@ -55,6 +62,66 @@ def test_the_choice_is_the_best_of_the_candidates(tiny_encoder: str, names: tupl
     assert chosen.pooling.layers == max(right, key=lambda layers: right[layers])
     assert encoder.pooling.layers is None
     assert chosen.body is encoder.body
+
+
+def test_the_second_half_is_the_mean_of_the_layers(tiny_encoder: str) -> None:
+    encoder = TextEncoder.load(tiny_encoder, device="cpu")
+    both = with_mean(encoder, 3)
+    vectors = both.embed(TEXTS)
+    first, second = both.pooling.parts(vectors)
+    mean = TextEncoder.load(tiny_encoder, layers=[2, 3, 4], device="cpu")
+    torch.testing.assert_close(first, encoder.embed(TEXTS))
+    torch.testing.assert_close(second, mean.embed(TEXTS))
+    torch.testing.assert_close(vectors @ vectors.T, (first @ first.T + second @ second.T) / 2)
+    assert both.embed([]).shape == (0, 32)
+    assert encoder.pooling.also is None
+    assert encoder.fingerprint() != both.fingerprint()
+    same = TextEncoder.of_description(both.description(), device="cpu")
+    assert same.fingerprint() == both.fingerprint()
+    assert with_mean(encoder, 9).pooling.also == (-4, -3, -2, -1)
+
+
+def test_each_head_reads_its_own_half(tiny_encoder: str, tmp_path: Path) -> None:
+    labels = [("card", "money", "send")[label] for label in LABELS.tolist()]
+    tuned, head = Tuning(layers=2, epochs=2).tune(TextEncoder.load(tiny_encoder, device="cpu"), TEXTS, LABELS)
+    adapter = TextAdapter(with_mean(tuned, 2), Recipe(label_texts=False))
+    adapter.add_classes(TEXTS, labels)
+    mean = TextEncoder.load(tiny_encoder, layers=[3, 4], device="cpu")
+    mean.set_tuned_weights(tuned.tuned_weights())
+    solved = LogisticRegression().fit({"feature": mean.embed(TEXTS), "label": LABELS}, 3)
+    with torch.no_grad():
+        alone = solved(mean.embed(TEXTS)).softmax(1)
+        pair = ((solved(mean.embed(TEXTS)) + head(tuned.embed(TEXTS))) / 2).softmax(1)
+    torch.testing.assert_close(adapter.probabilities(adapter.encoder.embed(TEXTS)), alone)
+    adapter = TextAdapter(adapter.encoder, adapter.recipe)
+    adapter.learn(TextSet.of(TEXTS, labels), tuned=head)
+    torch.testing.assert_close(adapter.probabilities(adapter.encoder.embed(TEXTS)), pair)
+    adapter.add_classes(["the balance left", "how do i show it"], ["balance", "balance"])
+    assert adapter.tuned is not None
+    new = tuned.embed(["the balance left", "how do i show it", "balance"]).mean(0)  # the name is one more
+    torch.testing.assert_close(adapter.tuned.weight[3], 10 * new / new.norm())
+    adapter.save(tmp_path)
+    loaded = TextAdapter.load(tmp_path, device="cpu")
+    feature = loaded.encoder.embed(TEXTS)
+    torch.testing.assert_close(loaded.probabilities(feature), adapter.probabilities(feature))
+    loaded.forget("money")
+    assert loaded.probabilities(feature).shape == (6, 3)
+
+
+def test_a_head_on_a_half_reads_nothing_else() -> None:
+    head = LinearHead(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    vectors = torch.tensor([[9.0, 9.0, 0.6, 0.8]])
+    halves = Pooling(also=(-1,)).parts(vectors / 2**0.5)
+    torch.testing.assert_close(halves[1], torch.tensor([[0.6, 0.8]]))
+    torch.testing.assert_close(head.on_half(1)(vectors / 2**0.5), torch.tensor([[2.7, 1.0]]))
+    torch.testing.assert_close(head.on_half(0)(vectors / 2**0.5), torch.tensor([[27.5, 18.0]]))
+    with pytest.raises(ValueError, match="the head is a cosine"):
+        LinearHead(torch.eye(2), scale=2.0).on_half(0)
+
+
+def test_halves_have_one_length() -> None:
+    with pytest.raises(ValueError, match=r"also is \(-2, -1\), but normalize is False"):
+        Pooling(normalize=False, also=(-2, -1))
 
 
 def test_bad_arguments_are_named(tiny_encoder: str) -> None:

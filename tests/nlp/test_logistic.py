@@ -57,9 +57,9 @@ def test_cross_validation_prefers_a_penalty_for_noise() -> None:
     generator = torch.Generator().manual_seed(0)
     noise = {"feature": torch.randn(40, 8, generator=generator), "label": torch.arange(40) % 2}
     clean = {"feature": torch.eye(2)[torch.arange(40) % 2], "label": torch.arange(40) % 2}
-    norms = [float(LogisticRegression(None).fit(b, 2).weight.norm()) for b in (noise, clean)]
-    assert norms[0] < float(LogisticRegression(100.0).fit(noise, 2).weight.norm())
-    assert norms[1] == pytest.approx(float(LogisticRegression(100.0).fit(clean, 2).weight.norm()), rel=1e-3)
+    norms = [LogisticRegression(None).fit(b, 2).weight.norm().item() for b in (noise, clean)]
+    assert norms[0] < LogisticRegression(100.0).fit(noise, 2).weight.norm().item()
+    assert norms[1] == pytest.approx(LogisticRegression(100.0).fit(clean, 2).weight.norm().item(), rel=1e-3)
 
 
 def test_classes_of_a_single_row_can_be_cross_validated() -> None:

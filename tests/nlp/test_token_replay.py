@@ -1,11 +1,13 @@
 """Fine-tuning of an encoder in sessions, with a memory of tokens and logits."""
 
+import copy
+
 import pytest
 import torch
 
-from memreplay import CrossEntropy, Growable, LogitDistillation, Ragged, ReplayCrossEntropy, ReplayMemory, Store
+from memreplay import ReplayMemory
 from memreplay.nlp import TextEncoder
-from memreplay.nlp.contrastive import ContrastivePairs
+from memreplay.nlp.token_replay import contrastive, der_pp, er
 from memreplay.nlp.tuning import Tuning, remember_tokens
 
 OLD = ["where is my card", "my card please", "show my balance", "the money left"]
@@ -20,9 +22,7 @@ def start(tiny_encoder: str) -> tuple[TextEncoder, object]:
     return HOW.tune(TextEncoder.load(tiny_encoder, device="cpu"), OLD, OLD_LABELS)
 
 
-def memory_of(mix: object, draws: dict[str, int], start: tuple) -> ReplayMemory:
-    store = Store(20, columns={"tokens": Ragged(), "logits": Growable()})
-    memory = ReplayMemory(store, mix=mix, replay=draws)
+def remembering(memory: ReplayMemory, start: tuple) -> ReplayMemory:
     remember_tokens(memory, *start, OLD, OLD_LABELS)
     return memory
 
@@ -33,24 +33,18 @@ def old_accuracy(encoder: TextEncoder, head: torch.nn.Module) -> float:
 
 
 def test_tokens_come_back_as_they_went_in(start: tuple) -> None:
-    memory = memory_of(CrossEntropy() + ReplayCrossEntropy(), {"replay": 4}, start)
+    memory = remembering(er(20), start)
     rows = memory.source.rows()
     assert [row.tolist() for row in rows["tokens"].unbind()] == start[0].tokens(OLD)
     torch.testing.assert_close(rows["logits"], start[1](start[0].embed(OLD)).detach())
 
 
 @pytest.mark.parametrize("lora", [None, 4])
-@pytest.mark.parametrize("method", ["er", "der++", "contrastive"])
-def test_replay_keeps_the_old_classes(method: str, lora: int | None, start: tuple) -> None:
+@pytest.mark.parametrize("method", [er(20, replay=4), der_pp(20, 0.1, replay=4), contrastive(20, replay=4)])
+def test_replay_keeps_the_old_classes(method: ReplayMemory, lora: int | None, start: tuple) -> None:
     if lora is not None:
         pytest.importorskip("peft")
-    mix = {
-        "er": CrossEntropy() + ReplayCrossEntropy(),
-        "der++": CrossEntropy() + ReplayCrossEntropy("labels") + 0.1 * LogitDistillation("logits"),
-        "contrastive": CrossEntropy() + ReplayCrossEntropy() + ContrastivePairs(),
-    }[method]
-    draws = {"labels": 4, "logits": 4} if method == "der++" else {"replay": 4}
-    memory = memory_of(mix, draws, start)
+    memory = remembering(copy.deepcopy(method), start)
     encoder, head = HOW.tune(start[0], NEW, NEW_LABELS, start=start[1], memory=memory, lora=lora)
     assert old_accuracy(encoder, head) == 1
     assert head(encoder.embed(NEW)).argmax(1).tolist() == [2, 2]

@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from memreplay.cli import main
+from memreplay.nlp import TextAdapter, TextEncoder
+from memreplay.nlp.tuning import Tuning
 
 SHOTS = {
     "lost_card": ["where is my card", "my card please", "i lost my card", "it is stolen"],
@@ -48,13 +51,34 @@ def test_train_writes_accuracy_in_percent(adapter: Path) -> None:
     assert "tuning: null" in (adapter / "config.yaml").read_text()
 
 
-def test_train_fine_tunes_by_default(tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("options", [[], ["--lora", "2"], ["--precision", "bfloat16"], ["--precision", "int8"]])
+def test_train_fine_tunes_by_default(
+    options: list[str], tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was fine-tuned is loaded again, whatever it was computed in."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = table(tmp_path / "train.csv")
     columns = ["--data.train", source, "--data.text", "question", "--data.label", "intent"]
-    main(["nlp", "train", "--encoder", tiny_encoder, *columns, "--out", str(tmp_path / "out")])
-    assert list((tmp_path / "out" / "encoder").glob("*.safetensors"))
+    main(["nlp", "train", "--encoder", tiny_encoder, *columns, *options, "--out", str(tmp_path / "out")])
     assert rows(tmp_path / "out") == {}
+    loaded = TextAdapter.load(tmp_path / "out", device="cpu").encoder
+    fresh = TextEncoder.load(tiny_encoder, device="cpu")
+    changed = loaded.tuned_weights()
+    assert changed
+    assert all(values.dtype == torch.float32 for values in changed.values())
+    assert any(not values.equal(fresh.body.state_dict()[name]) for name, values in changed.items())
+
+
+def test_labels_of_the_test_file_are_looked_at_first(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Tuning, "tune", lambda *_, **__: pytest.fail("it went on to learn"))
+    train = table(tmp_path / "train.csv")
+    test = table(tmp_path / "test.csv", {"lost_crad": ["my card"]})
+    columns = ["--data.train", train, "--data.test", test, "--data.text", "question", "--data.label", "intent"]
+    with pytest.raises(SystemExit):
+        main(["nlp", "train", "--encoder", tiny_encoder, *columns, "--out", str(tmp_path / "out")])
+    assert "the label 'lost_crad', which is none of the 2 classes; did you mean 'lost_card'" in capsys.readouterr().err
 
 
 def test_a_threshold_comes_from_the_validation_texts(tiny_encoder: str, tmp_path: Path) -> None:
@@ -71,7 +95,7 @@ def test_a_threshold_comes_from_the_validation_texts(tiny_encoder: str, tmp_path
 def test_predict_reads_standard_input(
     adapter: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, blank, other = predictions("i lost my card\n\n語 😀\n", adapter, monkeypatch, capsys)
+    first, blank, other = predictions("\ufeffi lost my card\n\n語 😀\n", adapter, monkeypatch, capsys)
     assert first["label"] == "lost_card"
     assert first["memories"][0] == {"text": "i lost my card", "label": "lost_card", "similarity": 1.0}
     assert blank == {"text": "", "label": None, "probability": 0.0, "memories": []}

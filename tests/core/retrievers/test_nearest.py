@@ -6,6 +6,8 @@ import torch
 from memreplay.core.retrievers import Nearest, exact_search
 from memreplay.core.selection import Pool
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 METRICS = ("cosine", "euclidean", "dot", "mahalanobis")
 
 
@@ -169,6 +171,11 @@ def test_nothing_stored_nothing_asked(metric):
         ({"feature": torch.zeros(2, 5)}, r"query\['feature'\] has shape \(2, 5\); expected .*\(Q, 6\)"),
         ({"feature": torch.zeros(6)}, r"query\['feature'\] has shape \(6,\); expected .*\(Q, 6\)"),
         ({"feature": torch.zeros(0, 6)}, r"query\['feature'\] has no rows"),
+        ({"feature": torch.full((1, 6), torch.nan)}, r"query\['feature'\] holds .* NaN or infinite in row 0; expected"),
+        (
+            {"feature": torch.cat([torch.zeros(4, 6), torch.full((2, 6), torch.inf)])},
+            r"query\['feature'\] holds a number that is NaN or infinite in row 4; expected \{'feature'",
+        ),
     ],
 )
 def test_a_query_that_does_not_fit_is_named(query, message):
