@@ -194,6 +194,7 @@ def run(name: str, steps: int, accelerator: Accelerator, **settings: Any) -> dic
         progress_bar=False,
         **settings,
     )
+    memory.detach()  # it would be saved and loaded with what the accelerator runs next
     learned = [parameter for module in learnable(memory.mix) for parameter in module.parameters()]
     return {
         "parameters": [parameter.detach().clone() for parameter in (*model.parameters(), *learned)],

@@ -240,7 +240,9 @@ def restores_what_one_process_saved(accelerator: Accelerator, out: Path) -> None
 
 
 def goes_on_bit_for_bit(accelerator: Accelerator, out: Path) -> None:
-    """Stopped in the middle of the second epoch, whose last batch is uneven."""
+    """Stopped in the middle of the second epoch, whose last batch is uneven. With three processes all but the last bits
+    are equal: the order in which torch adds up their gradients changes after the first step of a run."""
+    exact = {"rtol": 0.0, "atol": 0.0} if accelerator.num_processes == 2 else {"rtol": 1e-13, "atol": 1e-14}
     whole = replicated.run("der++", 12, accelerator)
     replicated.run("der++", 7, accelerator, out=out / "run")
     resumed = replicated.run("der++", 12, accelerator, out=out / "run", resume=True)
@@ -248,7 +250,8 @@ def goes_on_bit_for_bit(accelerator: Accelerator, out: Path) -> None:
         pairs = zip(whole[name], resumed[name], strict=True)
         if name == "memory":
             pairs = [(whole[name][key], resumed[name][key]) for key in whole[name]]
-        assert all(torch.equal(a, b) for a, b in pairs), name
+        for a, b in pairs:
+            torch.testing.assert_close(a, b, **exact, msg=name)
     assert resumed["drawn"] == whole["drawn"][-len(resumed["drawn"]) :]
     assert resumed["seen"] == whole["seen"] == 55 * 2 + 24
 
