@@ -108,8 +108,8 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     results.print()
     for ours in {"adapter", "tuned adapter"} & found.keys() if "logistic" in found else ():
         for metric in ("old after", "new after") if len(found[ours]) > 1 else ():
-            pair = ([outcome[metric] for outcome in found[name]] for name in (ours, "logistic"))
-            print(f"{ours} minus logistic, {metric}: {paired_interval(*pair):.2f} points (95 % interval)")
+            first, second = ([outcome[metric] for outcome in found[name]] for name in (ours, "logistic"))
+            print(f"{ours} minus logistic, {metric}: {paired_interval(first, second):.2f} points (95 % interval)")
     print(f"accuracy in percent, mean ± 95 % interval over the draws; wrote {results.save(out)}")
     return results
 
