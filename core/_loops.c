@@ -209,9 +209,11 @@ open_batch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
             goto done;
         }
         const Py_ssize_t rows = rows_of(values, PyTuple_GET_ITEM(lane, 1));
-        const int fits = rows >= 0 && (n < 0 || rows == n) && is(values, name_requires_grad, Py_False, 0) &&
-                         is(values, name_is_cpu, Py_True, 0) && is(values, name_is_contiguous, Py_True, 1) &&
-                         is(values, name_is_neg, Py_False, 1) &&
+        /* whole numbers have no gradient, and are not negated where they lie */
+        const int whole = PyObject_IsTrue(PyTuple_GET_ITEM(lane, 4)) == 0;
+        const int fits = rows >= 0 && (n < 0 || rows == n) && is(values, name_is_cpu, Py_True, 0) &&
+                         is(values, name_is_contiguous, Py_True, 1) &&
+                         (whole || (is(values, name_requires_grad, Py_False, 0) && is(values, name_is_neg, Py_False, 1))) &&
                          (address = PyObject_CallMethodNoArgs(values, name_data_ptr)) != NULL &&
                          PyList_Append(lanes, lane) == 0 && PyList_Append(sources, address) == 0;
         Py_DECREF(lane);
