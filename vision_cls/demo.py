@@ -36,7 +36,7 @@ from .data import ImageSet, digits, stratified_split
 from .incremental import Learner, Outcome, Stage
 
 SEEDS = range(5)
-REHEARSAL_SEEDS = range(100, 102)
+REHEARSAL_SEEDS = range(100, 106)
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 FIRST = Stage(epochs=30, lr=0.1)
 LATER = Stage(steps=100, batch_size=10)
