@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core.batch import Batch, concat, jagged, take, texts
+from ..core.heads import LinearHead, LogisticRegression
+from ..core.memory_readout import MemoryReadout
 from ..core.retrievers import Nearest
 from ..core.selection import ClassBalanced
 from ..core.stores import Ragged, Store
@@ -21,10 +23,7 @@ from ..core.stores.keeping import Reservoir
 from ..core.stores.spec import build
 from .data import TextSet, check_texts
 from .encoder import TextEncoder
-from .heads.linear import LinearHead
-from .heads.logistic import LogisticRegression
 from .precision import Precision
-from .readout import MemoryReadout
 from .tuning import mean_head
 
 KIND = "memreplay text adapter"

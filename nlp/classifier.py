@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..core.heads import LinearHead
 from .encoder import TextEncoder
-from .heads.linear import LinearHead
 
 
 class TextClassifier(nn.Module):

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 
 from ..core.batch import Batch, take
+from ..core.heads import LogisticRegression, TrainedHead
+from ..core.incremental import Method, Solved, classic, der_pp, er, learn_sessions, none
 from ..core.protocols.intervals import mean_interval, paired_interval
 from ..core.protocols.labels import rows_by_class
 from ..core.protocols.metrics import AccuracyMatrix, harmonic_mean
@@ -25,8 +27,6 @@ from ..core.reporting import Results
 from .adapter import TextAdapter, readable
 from .bundled import bundled_encoder, intents
 from .encoder import TextEncoder
-from .heads import LogisticRegression, TrainedHead
-from .incremental import Method, Solved, classic, der_pp, er, learn_sessions, none
 
 SEEDS = range(5)
 REHEARSAL_SEEDS = range(100, 102)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from ..core.batch import Batch, jagged
+from ..core.heads import LinearHead
 from ..core.loading import EpochSampler, Table
 from ..core.memory import ReplayMemory
 from ..core.mixers import CrossEntropy
@@ -20,7 +21,6 @@ from ..core.protocols.seeding import generator_at
 from ..core.training import fit
 from .classifier import TextClassifier
 from .encoder import TextEncoder, token_rows
-from .heads.linear import LinearHead
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ...core.batch import Batch
+from ...core.heads import LogisticRegression, TrainedHead
 from ...core.memory import ReplayMemory
 from ...core.mixers import CrossEntropy, ReplayCrossEntropy
 from ...core.protocols.intervals import paired_interval
@@ -38,7 +39,6 @@ from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet, read_labelled
 from ..embeddings import default_cache
 from ..encoder import TextEncoder
-from ..heads import LogisticRegression, TrainedHead
 from ..layers import with_mean
 from ..tuning import Tuning
 

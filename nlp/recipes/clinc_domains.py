@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
+from ...core.heads import LogisticRegression, TrainedHead
+from ...core.incremental import GaussianReplay, Method, Solved, classic, der_pp, er, learn_sessions, none
 from ...core.protocols.intervals import paired_interval
 from ...core.protocols.metrics import AccuracyMatrix
 from ...core.protocols.sessions import Sessions
@@ -24,8 +26,6 @@ from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet
 from ..embeddings import default_cache
 from ..encoder import TextEncoder
-from ..heads import LogisticRegression, TrainedHead
-from ..incremental import GaussianReplay, Method, Solved, classic, der_pp, er, learn_sessions, none
 
 SEEDS = 5
 TUNING_SEED = 100

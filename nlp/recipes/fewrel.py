@@ -27,16 +27,16 @@ from pathlib import Path
 import torch
 
 from ...core.batch import Batch
+from ...core.heads import LogisticRegression, TrainedHead
+from ...core.incremental import GaussianReplay, Method, Solved, er, learn_sessions, none
 from ...core.protocols.sessions import Sessions
 from ...core.reporting import Results
 from ...core.stores import GaussianStore
+from ...core.whitening import Whitening
 from ..bundled import bundled_encoder, data_folder
 from ..embeddings import default_cache
 from ..encoder import TextEncoder
-from ..heads import LogisticRegression, TrainedHead
-from ..incremental import GaussianReplay, Method, Solved, er, learn_sessions, none
 from ..relations import Mention, embed_mentions
-from ..whitening import Whitening
 
 SEEDS = 6
 TASKS = 8

@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...core.batch import Batch
+from ...core.expansion import Expansion
+from ...core.heads import LogisticRegression
 from ...core.protocols.episodes import Episode, Episodes
 from ...core.reporting import Results
 from ...core.stores import GaussianStore, Store
 from ..bundled import bundled_encoder, data_folder
 from ..embeddings import default_cache
 from ..encoder import TextEncoder
-from ..expansion import Expansion
-from ..heads import LogisticRegression
 
 EPISODES = 1000
 TUNING_EPISODES = 200

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
+from ...core.heads import LogisticRegression
 from ...core.reporting import Results
 from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet, read_labelled
 from ..encoder import TextEncoder
-from ..heads import LogisticRegression
 from ..precision import Precision
 
 ROUNDS = 5

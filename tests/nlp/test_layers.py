@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from memreplay.core.heads import LinearHead, LogisticRegression
 from memreplay.nlp.adapter import Recipe, TextAdapter
 from memreplay.nlp.data import TextSet
 from memreplay.nlp.encoder import TextEncoder
-from memreplay.nlp.heads import LinearHead, LogisticRegression
 from memreplay.nlp.layers import choose_layers, leave_one_out, with_mean
 from memreplay.nlp.pooling import Pooling
 from memreplay.nlp.tuning import Tuning

@@ -3,9 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from memreplay.core.heads import LinearHead
 from memreplay.nlp.classifier import transformer_layers
 from memreplay.nlp.encoder import TextEncoder, token_rows
-from memreplay.nlp.heads import LinearHead
 from memreplay.nlp.tuning import ByLength, Tuning, mean_head
 
 TEXTS = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...core.stores import GaussianStore
+from ..stores import GaussianStore
 from .linear import LinearHead
 
 

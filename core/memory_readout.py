@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..core.readout import CalibratedPrototypes, KNearest, NearestClassMean, Readout
+from .readout import CalibratedPrototypes, KNearest, NearestClassMean, Readout
 
 Kind = Literal["nearest", "mean", "calibrated"]
 

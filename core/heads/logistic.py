@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...core.protocols.labels import rows_by_class
-from ...core.protocols.seeding import generator_at
+from ..protocols.labels import rows_by_class
+from ..protocols.seeding import generator_at
 from .linear import LinearHead
 
 GRID = (1.0, 3.0, 10.0, 30.0, 100.0)

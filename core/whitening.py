@@ -1,4 +1,4 @@
-"""Whitening: what a memory of class statistics knows of how texts of a class differ, taken out of vectors."""
+"""Whitening: what a memory of class statistics knows of how rows of a class differ, taken out of vectors."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.stores import GaussianStore
+from .stores import GaussianStore
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """Vectors in which the texts of a class differ alike in every direction, brought to length 1:
+    """Vectors in which the rows of a class differ alike in every direction, brought to length 1:
 
         ``S^-1/2 (x - m)``, with ``S`` the covariance within classes, moved by ``shrinkage`` towards the identity of the
         same trace, and ``m`` the mean of the class means

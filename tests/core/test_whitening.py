@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from memreplay import GaussianStore
-from memreplay.nlp.whitening import Whitening
+from memreplay.core.whitening import Whitening
 
 
 def rows(n: int = 4000) -> dict[str, torch.Tensor]:

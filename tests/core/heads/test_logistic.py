@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from memreplay.nlp.heads import LinearHead, LogisticRegression
+from memreplay.core.heads import LinearHead, LogisticRegression
 
 linear_model = pytest.importorskip("sklearn.linear_model")
 

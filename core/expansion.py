@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.retrievers import Nearest
-from ..core.stores import Store
+from .retrievers import Nearest
+from .stores import Store
 
 _QUERIES = 512
 """Vectors that are expanded at a time."""
@@ -17,7 +17,7 @@ _QUERIES = 512
 
 @dataclass(frozen=True)
 class Expansion:
-    """Adds to a vector what it has in common with similar texts, whatever their classes:
+    """Adds to a vector what it has in common with similar ones, whatever their classes:
 
         ``x / |x| + weight * m / |m|``, with ``m = sum of max(s_i, 0) * x_i`` over the ``k`` rows ``x_i`` of a memory
         with the largest cosines ``s_i``

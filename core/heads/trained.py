@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...core.batch import Batch
-from ...core.loading import batches
-from ...core.memory import ReplayMemory
-from ...core.mixers.view import View
-from ...core.training import fit, picker
+from ..batch import Batch
+from ..loading import batches
+from ..memory import ReplayMemory
+from ..mixers.view import View
+from ..training import fit, picker
 from .linear import LinearHead
 
 

@@ -53,7 +53,7 @@ class LinearHead(nn.Module):
 
     def on_half(self, half: int) -> LinearHead:
         """The linear head on vectors of twice the width that says what this one does of a half of them, the first (0)
-        or the second (1), see `Pooling.parts`.
+        or the second (1), each half of length 1 / sqrt(2) where the whole has length 1.
 
         Raises:
             ValueError: a cosine head.

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from memreplay import Store
-from memreplay.nlp.expansion import Expansion
+from memreplay.core.expansion import Expansion
 
 
 def unit(n: int, seed: int) -> torch.Tensor:

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from memreplay import Batch, Sessions
-from memreplay.nlp.heads import LinearDiscriminant, LogisticRegression, TrainedHead
-from memreplay.nlp.incremental import (
+from memreplay.core.heads import LinearDiscriminant, LogisticRegression, TrainedHead
+from memreplay.core.incremental import (
     GaussianReplay,
     Method,
     Solved,

@@ -1,0 +1,37 @@
+"""Method: a way to learn, on vectors, classes that arrive in sessions."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+from ..batch import Batch
+from ..heads import LinearHead
+
+
+class Method(Protocol):
+    """A way to learn classes in sessions.
+
+    A method learns the rows of a session and never sees them again but through its memory. Labels count up: the classes
+    of a session come after those before it.
+    """
+
+    head: LinearHead | None
+    """From vectors to the logits of the classes so far."""
+
+    def learn(self, rows: Batch, named: Tensor | None, classes: int) -> None:
+        """Learns a session.
+
+        Args:
+            rows: ``feature`` (N, D) and ``label`` int64 (N,).
+            named: one vector per class so far that is known beforehand, such as that of its name, (classes, D); None
+                where there is no such thing.
+            classes: how many there are so far.
+        """
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory."""
+        ...
