@@ -81,11 +81,12 @@ class Results:
         }
 
     def save(self, folder: str | Path) -> Path:
-        """Writes ``results.json`` into ``folder``, in one step; returns its path."""
+        """Writes ``results.json``, and for people ``results.md``, into ``folder``; returns the path of the first."""
         path = Path(folder, "results.json")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft:
-            draft.write_text(json.dumps(self.as_dict(), indent=1) + "\n", encoding="utf-8")
+        for file, text in ((path.with_suffix(".md"), self.markdown()), (path, json.dumps(self.as_dict(), indent=1))):
+            with replacing(file) as draft:
+                draft.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
         return path
 
     def print(self, decimals: int = 2) -> None:
@@ -93,13 +94,42 @@ class Results:
         from rich.console import Console
         from rich.table import Table
 
+        headings, lines = self._table(decimals)
+        table = Table("", title=self.recipe, title_justify="left")
+        for heading in headings[1:]:
+            table.add_column(heading, justify="right")
+        for line in lines:
+            table.add_row(*line)
+        Console().print(table)
+
+    def markdown(self, decimals: int = 2) -> str:
+        """The table that `print` prints, in Markdown, with what it took to make it.
+
+        >>> results = Results("demo")
+        >>> results.add("ER", "accuracy", [80.0, 82.0])
+        >>> print(results.markdown().splitlines()[4])
+        | ER | 81.00 ± 12.71 |
+        """
+        headings, lines = self._table(decimals)
+        rule = ["---", *("---:" for _ in headings[1:])]
+        rows = "\n".join(f"| {' | '.join(cells)} |" for cells in (headings, rule, *lines))
+        seeds = sorted({row.seeds for row in self.rows})
+        told = self.as_dict()
+        return (
+            f"# {self.recipe}\n\n{rows}\n\nMean ± half the 95 % interval (Student t) over "
+            f"{' or '.join(map(str, seeds)) or 'no'} seeds; memory {self.memory_bytes:,} bytes; "
+            f"{told['seconds']:,.0f} s on {told['device']}; "
+            f"{', '.join(f'{name} {version}' for name, version in told['versions'].items())}.\n"
+        )
+
+    def _table(self, decimals: int) -> tuple[list[str], list[list[str]]]:
+        """Headings, and the cells of each line."""
         metrics = list(dict.fromkeys(row.metric for row in self.rows))
         compare = any(row.published is not None for row in self.rows)
-        table = Table(title=self.recipe, title_justify="left")
-        table.add_column("")
+        headings = [""]
         for metric in metrics:
-            for heading in (metric, "published", "difference") if compare else (metric,):
-                table.add_column(heading, justify="right")
+            headings += (metric, "published", "difference") if compare else (metric,)
+        lines = []
         for name in dict.fromkeys(row.name for row in self.rows):
             cells = [name]
             for metric in metrics:
@@ -109,8 +139,8 @@ class Results:
                     published = None if row is None else row.published
                     cells.append("" if published is None else f"{published:.{decimals}f}")
                     cells.append("" if row is None or published is None else f"{row.ours - published:+.{decimals}f}")
-            table.add_row(*cells)
-        Console().print(table)
+            lines.append(cells)
+        return headings, lines
 
 
 @contextmanager

@@ -22,7 +22,10 @@ def test_a_figure_is_the_mean_with_its_student_interval(tmp_path: Path) -> None:
     assert saved["config"] == {"lr": 0.1}
     assert saved["memory_bytes"] == 12
     assert {"seconds", "device", "versions"} <= saved.keys()
-    assert list((tmp_path / "out").iterdir()) == [tmp_path / "out" / "results.json"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "results.md"}
+    told = (tmp_path / "out" / "results.md").read_text()
+    assert "| er | 86.00 ± 2.48 | 85.50 | +0.50 |" in told
+    assert "over 1 or 3 seeds; memory 12 bytes" in told
 
 
 def test_the_table_shows_published_ours_and_the_difference(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,96 @@
+"""ImageSet: labelled images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...core.batch import Batch
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one size with their classes.
+
+    Attributes:
+        images: (N, C, H, W), uint8, or float32 in [0, 1].
+        labels: (N,) int64, positions in ``classes``.
+        classes: the names of the classes.
+        split: which part of the data this is, ``"train"`` or ``"test"``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: tuple[str, ...]
+    split: Split
+
+    def __post_init__(self) -> None:
+        if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
+            raise ValueError(
+                f"images has shape {tuple(self.images.shape)} and is {self.images.dtype}; "
+                "expected (N, C, H, W), uint8 or float32"
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"labels has shape {tuple(self.labels.shape)} and is {self.labels.dtype}; "
+                f"expected ({len(self.images)},), int64"
+            )
+        if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
+            raise ValueError(
+                f"labels reach from {int(self.labels.min())} to {int(self.labels.max())}; "
+                f"expected positions among {len(self.classes)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, index: Tensor) -> ImageSet:
+        """The images ``index`` (int64, (n,)), copied."""
+        return replace(self, images=self.images[index], labels=self.labels[index])
+
+    def of(self, classes: Iterable[int]) -> ImageSet:
+        """The images of some classes; labels and class names stay as they are."""
+        return self.rows(torch.isin(self.labels, torch.tensor(sorted(classes), dtype=torch.int64)).nonzero().squeeze(1))
+
+    def batch(self, index: Tensor | None = None) -> Batch:
+        """``{"input": float32 (n, C, H, W) in [0, 1], "label": int64 (n,)}`` of the images ``index``, or of all.
+
+        >>> images = ImageSet(torch.zeros(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64), ("zero",), "train")
+        >>> images.batch(torch.arange(2))["input"].shape
+        torch.Size([2, 1, 8, 8])
+        """
+        chosen = self if index is None else self.rows(index)
+        images = chosen.images
+        return {"input": images.float() / 255 if images.dtype == torch.uint8 else images, "label": chosen.labels}
+
+
+def stratified_split(labels: Tensor, *, test_fraction: float, generator: torch.Generator) -> dict[Split, Tensor]:
+    """Positions (int64, ascending) of a train and a test part with equal shares of every class.
+
+    A class of at least two rows has at least one in either part; the only row of a class is for training.
+
+    >>> parts = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), test_fraction=0.5, generator=torch.Generator())
+    >>> len(parts["train"]), len(parts["test"])
+    (3, 3)
+    """
+    if not 0 < test_fraction < 1:
+        raise ValueError(f"test_fraction is {test_fraction}; expected a share between 0 and 1")
+    in_test = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        rows = (labels == label).nonzero().squeeze(1)
+        test_rows = min(max(1, round(len(rows) * test_fraction)), len(rows) - 1)
+        in_test[rows[torch.randperm(len(rows), generator=generator)[:test_rows]]] = True
+    return {"train": (~in_test).nonzero().squeeze(1), "test": in_test.nonzero().squeeze(1)}
+
+
+def checked(split: Split) -> Split:
+    """The split itself, if it is one."""
+    if split not in ("train", "test"):
+        raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
+    return split
