@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.batch import jagged, offsets_of
+from ..core.fingerprint import fingerprint
 from .data import check_texts, row_names
 from .embeddings import EmbeddingCache
 from .pooling import Pooling, Token, model_json
@@ -317,19 +318,13 @@ def _by_length(ids: Sequence[Sequence[int]], room: int) -> Iterator[list[int]]:
 
 
 def _digest(body: nn.Module, tokenizer: Any) -> str:
-    content = hashlib.sha256()
-    for name, values in sorted(body.state_dict().items()):
-        content.update(f"{name} {values.dtype} {tuple(values.shape)}".encode())
-        content.update(values.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        content.update(repr(sorted(tokenizer.get_vocab().items())).encode())
-    else:
-        # the tokenizer remembers how it truncated last, which is not part of what it is
-        backend.no_truncation()
-        backend.no_padding()
-        content.update(backend.to_str().encode())
-    return content.hexdigest()
+        return fingerprint(body, repr(sorted(tokenizer.get_vocab().items())))
+    # the tokenizer remembers how it truncated last, which is not part of what it is
+    backend.no_truncation()
+    backend.no_padding()
+    return fingerprint(body, backend.to_str())
 
 
 def _checked_layers(layers: Sequence[int], depth: int) -> tuple[int, ...]:

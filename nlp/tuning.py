@@ -160,20 +160,6 @@ def remember_tokens(
     memory.remember(tokens=token_rows(encoder, texts), label=labels.cpu(), logits=logits)
 
 
-def mean_head(first: LinearHead, second: LinearHead) -> LinearHead:
-    """The linear head whose logits are the mean of those of two linear heads with a bias.
-
-    >>> first = LinearHead(torch.eye(2), torch.zeros(2))
-    >>> second = LinearHead(-torch.eye(2), torch.tensor([2.0, 4.0]))
-    >>> mean_head(first, second)(torch.tensor([[5.0, 7.0]])).tolist()
-    [[1.0, 2.0]]
-    """
-    if first.bias is None or second.bias is None or first.scale is not None or second.scale is not None:
-        raise ValueError("heads have no bias, or a cosine; expected linear heads with a bias")
-    weight = second.weight.detach().to(first.weight)
-    return LinearHead((first.weight.detach() + weight) / 2, (first.bias.detach() + second.bias.detach().to(weight)) / 2)
-
-
 class ByLength(EpochSampler):
     """`EpochSampler` for batches with little padding: of every ``window`` batches the rows are sorted by length, then
     the batches are shuffled. A batch that is not full comes last.

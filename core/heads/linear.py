@@ -64,6 +64,22 @@ class LinearHead(nn.Module):
         weight[:, half] = math.sqrt(2) * self.weight.detach()
         return LinearHead(weight.flatten(1), self.bias)
 
+    def mean_with(self, other: LinearHead) -> LinearHead:
+        """The linear head whose logits are the mean of those of this one and of ``other``, both with a bias.
+
+        Raises:
+            ValueError: a cosine head, or one without a bias.
+
+        >>> head = LinearHead(torch.eye(2), torch.zeros(2))
+        >>> head.mean_with(LinearHead(-torch.eye(2), torch.tensor([2.0, 4.0])))(torch.tensor([[5.0, 7.0]])).tolist()
+        [[1.0, 2.0]]
+        """
+        if self.bias is None or other.bias is None or self.scale is not None or other.scale is not None:
+            raise ValueError("the heads have no bias, or a cosine; expected linear heads with a bias")
+        weight = other.weight.detach().to(self.weight)
+        bias = other.bias.detach().to(weight)
+        return LinearHead((self.weight.detach() + weight) / 2, (self.bias.detach() + bias) / 2)
+
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters by name, to be saved; see `of_tensors`."""
         return {name: values.detach() for name, values in self.named_parameters()}

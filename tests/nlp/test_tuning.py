@@ -3,10 +3,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from memreplay.core.heads import LinearHead
 from memreplay.nlp.classifier import transformer_layers
 from memreplay.nlp.encoder import TextEncoder, token_rows
-from memreplay.nlp.tuning import ByLength, Tuning, mean_head
+from memreplay.nlp.tuning import ByLength, Tuning
 
 TEXTS = [
     "where is my card",
@@ -55,15 +54,6 @@ def test_the_head_is_a_cosine_on_the_new_vectors(encoder: TextEncoder) -> None:
     torch.testing.assert_close(vectors.norm(dim=1), torch.ones(6))
     torch.testing.assert_close(head.weight.norm(dim=1), torch.full((3,), 8.0))
     assert torch.equal(head(vectors).argmax(1), LABELS)
-
-
-def test_the_mean_of_two_heads_has_the_mean_of_their_logits() -> None:
-    generator = torch.Generator().manual_seed(0)
-    one, other = (LinearHead(torch.randn(3, 4, generator=generator), torch.randn(3)) for _ in range(2))
-    x = torch.randn(5, 4, generator=generator)
-    torch.testing.assert_close(mean_head(one, other)(x), (one(x) + other(x)) / 2)
-    with pytest.raises(ValueError, match="heads have no bias, or a cosine"):
-        mean_head(one, LinearHead(torch.eye(3), scale=2.0))
 
 
 def test_a_seed_repeats_and_another_does_not(encoder: TextEncoder) -> None:
