@@ -1,16 +1,48 @@
 """Few-shot image classification."""
 
 from .backbones import MLP, Classifier, Conv4, TorchvisionModel
-from .data import ImageSet, digits, image_folder, stratified_split, torchvision_dataset
+from .data import (
+    ByClass,
+    CifarFS,
+    ClassParts,
+    Cub,
+    Digits,
+    HubData,
+    ImageFolder,
+    ImageSet,
+    MiniImageNet,
+    Omniglot,
+    TorchvisionData,
+    digits,
+    image_folder,
+    omniglot,
+    omniglot_runs,
+    rotated,
+    stratified_split,
+    torchvision_dataset,
+)
 
 __all__ = [
     "MLP",
+    "ByClass",
+    "CifarFS",
+    "ClassParts",
     "Classifier",
     "Conv4",
+    "Cub",
+    "Digits",
+    "HubData",
+    "ImageFolder",
     "ImageSet",
+    "MiniImageNet",
+    "Omniglot",
+    "TorchvisionData",
     "TorchvisionModel",
     "digits",
     "image_folder",
+    "omniglot",
+    "omniglot_runs",
+    "rotated",
     "stratified_split",
     "torchvision_dataset",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -57,6 +57,26 @@ class ImageSet:
     def of(self, classes: Iterable[int]) -> ImageSet:
         """The images of some classes; labels and class names stay as they are."""
         return self.rows(torch.isin(self.labels, torch.tensor(sorted(classes), dtype=torch.int64)).nonzero().squeeze(1))
+
+    def of_classes(self, names: Sequence[str]) -> ImageSet:
+        """The images of the classes of these names, which are then the only ones, numbered in the order given.
+
+        Raises:
+            ValueError: a name twice, or one that is no class.
+
+        >>> images = ImageSet(torch.zeros(3, 1, 8, 8), torch.tensor([0, 1, 2]), ("a", "b", "c"), "train")
+        >>> images.of_classes(["c", "a"]).labels
+        tensor([1, 0])
+        """
+        place = {name: number for number, name in enumerate(self.classes)}
+        if unknown := [name for name in names if name not in place]:
+            raise ValueError(f"names has {unknown[:5]}, {len(unknown)} in all, of which there are no images")
+        number = torch.full((len(self.classes),), -1)
+        number[[place[name] for name in names]] = torch.arange(len(names))
+        if len(set(names)) < len(names):
+            raise ValueError(f"names has {len(names)} classes, {len(set(names))} of them distinct; expected each once")
+        kept = (number[self.labels] >= 0).nonzero().squeeze(1)
+        return replace(self, images=self.images[kept], labels=number[self.labels[kept]], classes=tuple(names))
 
     def batch(self, index: Tensor | None = None) -> Batch:
         """``{"input": float32 (n, C, H, W) in [0, 1], "label": int64 (n,)}`` of the images ``index``, or of all.
