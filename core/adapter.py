@@ -26,8 +26,10 @@ from .stores.spec import build
 class Encoder(Protocol):
     """What turns inputs into vectors, as far as an adapter needs to know it."""
 
-    name: str
-    """Where it came from, for people."""
+    @property
+    def name(self) -> str:
+        """Where it came from, for people."""
+        ...
 
     def fingerprint(self) -> str:
         """Equal if and only if the vectors are."""
@@ -181,6 +183,7 @@ class Adapter(Generic[E]):
         added: Sequence[str],
         named: Tensor | None = None,
         tuned: LinearHead | None = None,
+        head: LinearHead | None = None,
     ) -> None:
         """Learns from the first vectors, or from more, together with the memory.
 
@@ -190,6 +193,7 @@ class Adapter(Generic[E]):
             added: the classes among them that are new, in the order of their numbers.
             named: a vector for the name of each of these.
             tuned: the head that fine-tuning left, for the classes of the rows, at first.
+            head: one that was trained for all classes; it is taken as it is, and held on to in what comes later.
 
         Raises:
             ValueError: no rows. The adapter is unchanged.
@@ -211,10 +215,12 @@ class Adapter(Generic[E]):
         if self.recipe.readout.share < 1:
             held = new if old is None else concat([old, new])
             # where the memory has all that the head has seen, there is no need to hold on to the head
-            self.solved = self._fit(held, names, label_features, self.solved, prior=not self.complete)
+            start, prior = self.solved, not self.complete
+            self.solved = self._fit(held, names, label_features, start, prior=prior) if head is None else head
             self.tuned = self._widened(new, names, label_features) if tuned is None else tuned
             self._join_heads()
-        self.memory, self.names, self.label_features, self.complete = memory, names, label_features, complete
+        self.memory, self.names, self.label_features = memory, names, label_features
+        self.complete = complete and head is None
         self.base = self.base or list(names)
 
     def forget(self, label: str) -> int:

@@ -67,7 +67,7 @@ class TextPrediction:
 
 
 class TextAdapter(core.Adapter[TextEncoder]):
-    """A classifier of texts on an encoder, with a memory of what it learned from; see `memreplay.core.adapter.Adapter`.
+    """A classifier of texts on an encoder, with a memory of what it learned from; see `core.adapter.Adapter`.
 
     Args:
         encoder: from texts to vectors.

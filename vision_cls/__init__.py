@@ -1,5 +1,6 @@
 """Few-shot image classification."""
 
+from .adapter import ImageAdapter, ImagePrediction, Recipe
 from .backbones import MLP, Classifier, Conv4, TorchvisionModel
 from .data import (
     ByClass,
@@ -21,6 +22,7 @@ from .data import (
     stratified_split,
     torchvision_dataset,
 )
+from .encoder import ImageEncoder
 
 __all__ = [
     "MLP",
@@ -32,10 +34,14 @@ __all__ = [
     "Cub",
     "Digits",
     "HubData",
+    "ImageAdapter",
+    "ImageEncoder",
     "ImageFolder",
+    "ImagePrediction",
     "ImageSet",
     "MiniImageNet",
     "Omniglot",
+    "Recipe",
     "TorchvisionData",
     "TorchvisionModel",
     "digits",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+from typing import Any, Self
+
 import torch
 from torch import Tensor, nn
 
 
 class Classifier(nn.Module):
     """``head(features(x))``, where the head has one row per class.
+
+    Images are float in [0, 1], or uint8, which are divided by 255.
 
     Args:
         body: from images (B, C, H, W) to features; whatever it returns is flattened to (B, D).
@@ -18,6 +23,16 @@ class Classifier(nn.Module):
     (torch.Size([2, 3]), torch.Size([2, 4]))
     """
 
+    made_with: dict[str, Any]
+    """The arguments of the constructor, by name."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        model = super().__new__(cls)
+        # a copy is made without arguments, and gets those of the original
+        made_with = inspect.signature(cls.__init__).bind_partial(model, *args, **options).arguments
+        model.__dict__["made_with"] = {name: value for name, value in made_with.items() if value is not model}
+        return model
+
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.body = body
@@ -25,7 +40,7 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, D) of images (B, C, H, W)."""
-        features: Tensor = self.body(x)
+        features: Tensor = self.body(x.float() / 255 if x.dtype == torch.uint8 else x)
         return features.flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:

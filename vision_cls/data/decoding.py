@@ -29,7 +29,7 @@ def decode_all(files: Sequence[Path], size: int, on_corrupt: str, cache: str | P
         images = pixels.view(len(files), 3, size, size)
     readable: list[int] = []
     with ThreadPoolExecutor() as threads:
-        decoded = threads.map(lambda file: _read(file, size), files)
+        decoded = threads.map(lambda file: read_image(file, "RGB", size), files)
         for position, image in enumerate(tqdm(decoded, "images", len(files), disable=None, leave=False)):
             if isinstance(image, Exception):
                 message = f"{files[position]} is no image that can be read: {image}"
@@ -43,12 +43,13 @@ def decode_all(files: Sequence[Path], size: int, on_corrupt: str, cache: str | P
     return images[: len(readable)], torch.tensor(readable, dtype=torch.int64)
 
 
-def _read(file: Path, size: int) -> Tensor | Exception:
+def read_image(file: Path, mode: str, size: int) -> Tensor | Exception:
+    """uint8 (C, size, size) of an image file, upright; or what is wrong with it."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            return pixels(ImageOps.exif_transpose(image), "RGB", size)
+            return pixels(ImageOps.exif_transpose(image), mode, size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return error
 

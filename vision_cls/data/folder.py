@@ -51,7 +51,7 @@ def image_folder(
     for label, name in enumerate(classes):
         if not bool((labels == label).any()):
             raise ValueError(f"class {name!r} of {root} has no image in its {split} part; expected at least one")
-    return ImageSet(images, labels, classes, split)
+    return ImageSet(images, labels, classes, split, tuple(str(files[i]) for i in readable.tolist()))
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class ImageFolder(Data):
         test_fraction: share of every class that becomes the test part where ``root`` has none.
         seed: of that split.
         on_corrupt: whether a file that cannot be decoded is an error, or is left out with a warning.
+        cache: a folder for the decoded pixels, for data larger than memory; null: they are held in memory.
     """
 
     root: str
@@ -71,8 +72,13 @@ class ImageFolder(Data):
     test_fraction: float = 0.2
     seed: int = 0
     on_corrupt: Literal["error", "skip"] = "error"
+    cache: str | None = None
 
     def load(self, split: Split) -> ImageSet:
+        cache = None
+        if self.cache is not None:
+            Path(self.cache).mkdir(parents=True, exist_ok=True)
+            cache = Path(self.cache, f"{split}.pixels")  # the parts are in use at the same time
         return image_folder(
             self.root,
             split,
@@ -80,6 +86,7 @@ class ImageFolder(Data):
             test_fraction=self.test_fraction,
             seed=self.seed,
             on_corrupt=self.on_corrupt,
+            cache=cache,
         )
 
 

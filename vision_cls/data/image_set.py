@@ -23,12 +23,14 @@ class ImageSet:
         labels: (N,) int64, positions in ``classes``.
         classes: the names of the classes.
         split: which part of the data this is, ``"train"`` or ``"test"``.
+        sources: the file of each image, where they have one; otherwise none at all.
     """
 
     images: Tensor
     labels: Tensor
     classes: tuple[str, ...]
     split: Split
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.images.dim() != 4 or self.images.dtype not in (torch.uint8, torch.float32):
@@ -41,6 +43,8 @@ class ImageSet:
                 f"labels has shape {tuple(self.labels.shape)} and is {self.labels.dtype}; "
                 f"expected ({len(self.images)},), int64"
             )
+        if len(self.sources) not in (0, len(self)):
+            raise ValueError(f"sources has {len(self.sources)} files; expected one for each of {len(self)} images")
         if len(self) and not 0 <= int(self.labels.min()) <= int(self.labels.max()) < len(self.classes):
             raise ValueError(
                 f"labels reach from {int(self.labels.min())} to {int(self.labels.max())}; "
@@ -50,9 +54,15 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def names(self) -> list[str]:
+        """The class of each image, by name."""
+        return [self.classes[label] for label in self.labels.tolist()]
+
     def rows(self, index: Tensor) -> ImageSet:
         """The images ``index`` (int64, (n,)), copied."""
-        return replace(self, images=self.images[index], labels=self.labels[index])
+        sources = tuple(self.sources[i] for i in index.tolist()) if self.sources else ()
+        return replace(self, images=self.images[index], labels=self.labels[index], sources=sources)
 
     def of(self, classes: Iterable[int]) -> ImageSet:
         """The images of some classes; labels and class names stay as they are."""
@@ -76,7 +86,7 @@ class ImageSet:
         if len(set(names)) < len(names):
             raise ValueError(f"names has {len(names)} classes, {len(set(names))} of them distinct; expected each once")
         kept = (number[self.labels] >= 0).nonzero().squeeze(1)
-        return replace(self, images=self.images[kept], labels=number[self.labels[kept]], classes=tuple(names))
+        return replace(self.rows(kept), labels=number[self.labels[kept]], classes=tuple(names))
 
     def batch(self, index: Tensor | None = None) -> Batch:
         """``{"input": float32 (n, C, H, W) in [0, 1], "label": int64 (n,)}`` of the images ``index``, or of all.

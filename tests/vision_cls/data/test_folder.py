@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from memreplay.vision_cls import image_folder
+from memreplay.vision_cls.data import ImageFolder
 
 
 def test_folder_is_split_by_chance(folder: Path) -> None:
@@ -58,3 +59,23 @@ def test_a_class_that_lost_all_its_images(folder: Path) -> None:
         path.write_bytes(b"broken")
     with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match=r"class 'cat' .* no image"):
         image_folder(folder, on_corrupt="skip")
+
+
+def test_images_know_their_files(folder: Path) -> None:
+    (folder / "cat" / "3.png").write_bytes(b"broken")
+    with pytest.warns(UserWarning, match="left out"):
+        parts = [image_folder(folder, split, size=4, on_corrupt="skip") for split in ("train", "test")]
+    found = sorted(source for part in parts for source in part.sources)
+    assert found == sorted(str(path) for path in folder.rglob("*.png") if path.parts[-2:] != ("cat", "3.png"))
+    for part in parts:
+        assert [Path(source).parent.name for source in part.sources] == part.names
+        index = torch.tensor([2, 0])
+        assert part.rows(index).sources == (part.sources[2], part.sources[0])
+
+
+def test_both_parts_can_stay_on_disk(folder: Path, tmp_path: Path) -> None:
+    data = ImageFolder(str(folder), size=4, cache=str(tmp_path / "cache"))
+    train, test = data.load("train"), data.load("test")
+    assert torch.equal(train.images, image_folder(folder, "train", size=4).images)
+    assert torch.equal(test.images, image_folder(folder, "test", size=4).images)
+    assert (tmp_path / "cache" / "train.pixels").stat().st_size == 16 * 3 * 4 * 4
