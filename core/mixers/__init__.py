@@ -2,6 +2,7 @@
 
 from .cross_entropy import CrossEntropy, JointCrossEntropy, ReplayCrossEntropy
 from .ema import EMA
+from .episodic import Episodic
 from .feature_distillation import FeatureDistillation
 from .knowledge_distillation import KnowledgeDistillation
 from .logit_distillation import LogitDistillation
@@ -21,6 +22,7 @@ __all__ = [
     "Composable",
     "CosineSchedule",
     "CrossEntropy",
+    "Episodic",
     "FeatureDistillation",
     "FeatureNoise",
     "Forward",

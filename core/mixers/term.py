@@ -175,7 +175,7 @@ def learnable(term: Term) -> Iterator[nn.Module]:
     elif isinstance(term, Sum):
         for part in term.terms:
             yield from learnable(part)
-    elif isinstance(term, Scaled):
+    elif hasattr(term, "term"):  # one around another, such as `Scaled`
         yield from learnable(term.term)
 
 

@@ -1,6 +1,6 @@
 """Protocols: which rows are learned from when, and how the outcome is measured."""
 
-from .episodes import Episode, Episodes
+from .episodes import Episode, EpisodeBatches, Episodes, episode_accuracies
 from .intervals import Interval, mean_interval, paired_interval
 from .labels import check_shots
 from .metrics import (
@@ -18,6 +18,7 @@ __all__ = [
     "AccuracyMatrix",
     "BaseNovel",
     "Episode",
+    "EpisodeBatches",
     "Episodes",
     "Interval",
     "Session",
@@ -26,6 +27,7 @@ __all__ = [
     "accuracy_by_group",
     "base_novel",
     "check_shots",
+    "episode_accuracies",
     "harmonic_mean",
     "mean_interval",
     "paired_interval",

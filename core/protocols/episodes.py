@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from torch import Tensor
 from ..selection.uniform import sample_distinct
 from .labels import Integers, as_integers, rows_by_class
 from .seeding import generator_at
+
+if TYPE_CHECKING:
+    from ..batch import Batch
+    from ..readout import Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,3 +134,62 @@ class Episodes(Sequence[Episode]):
             names.repeat_interleave(self.shot),
             names.repeat_interleave(self.query),
         )
+
+
+class EpisodeBatches:
+    """Episodes as batches to train on: the rows of the support set, then those of the query set, with the columns
+    ``label``, from 0 to way - 1, and ``support``, which says which rows are which (see
+    `memreplay.core.mixers.Episodic`).
+
+    Args:
+        rows: from row numbers (n,) to a batch, such as ``ImageSet.batch``.
+        episodes: which rows; an epoch is all of them.
+        transform: changes a batch, such as an augmentation, with the generator given, which depends on the seed of the
+            episodes and the number of the episode only.
+
+    >>> episodes = Episodes([0] * 5 + [1] * 5, way=2, shot=1, query=2, episodes=1)
+    >>> batch = next(iter(EpisodeBatches(lambda index: {"input": index.float()}, episodes)))
+    >>> batch["label"].tolist(), batch["support"].tolist()
+    ([0, 1, 0, 0, 1, 1], [True, True, False, False, False, False])
+    """
+
+    def __init__(
+        self,
+        rows: Callable[[Tensor], Batch],
+        episodes: Episodes,
+        transform: Callable[[Batch, torch.Generator], Batch] | None = None,
+    ) -> None:
+        self.rows, self.episodes, self.transform = rows, episodes, transform
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for episode in self.episodes:
+            batch = self.rows(torch.cat([episode.support, episode.query]))
+            if self.transform is not None:
+                batch = self.transform(batch, generator_at(self.episodes.seed, "transform", episode.number))
+            labels = torch.cat([episode.support_labels, episode.query_labels])
+            yield {**batch, "label": labels, "support": torch.arange(len(labels)) < len(episode.support)}
+
+
+def episode_accuracies(readout: Readout, feature: Tensor, episodes: Iterable[Episode]) -> list[float]:
+    """Accuracy on the query set of every episode, in percent; `mean_interval` of it is what papers report.
+
+    Args:
+        readout: predicts from the support set.
+        feature: (N, D), made once for all episodes.
+        episodes: over the N rows.
+
+    >>> from memreplay.core.readout import NearestClassMean
+    >>> feature = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    >>> episodes = Episodes([0, 0, 1, 1], way=2, shot=1, query=1, episodes=3)
+    >>> episode_accuracies(NearestClassMean("euclidean"), feature, episodes)
+    [100.0, 100.0, 100.0]
+    """
+    accuracies = []
+    for episode in episodes:
+        shots = {"feature": feature[episode.support], "label": episode.support_labels}
+        predicted = readout(shots, feature[episode.query]).labels.cpu()
+        accuracies.append(100 * float((predicted == episode.query_labels).double().mean()))
+    return accuracies

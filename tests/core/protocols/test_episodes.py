@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memreplay.core.protocols import Episodes, check_shots
+from memreplay.core.protocols import EpisodeBatches, Episodes, check_shots, episode_accuracies
+from memreplay.core.readout import NearestClassMean
 
 LABELS = torch.arange(8).repeat(12)[torch.randperm(96, generator=torch.Generator().manual_seed(5))] * 10
 
@@ -105,3 +106,34 @@ def test_what_cannot_be_drawn_is_refused(arguments, message):
 def test_a_class_with_too_few_rows_is_named():
     with pytest.raises(ValueError, match=r"class 4 has 2 rows; expected at least 3 \(1 support \+ 2 query\)"):
         Episodes([3] * 5 + [4] * 2, way=1, shot=1, query=2)
+
+
+def test_batches_of_episodes() -> None:
+    labels = torch.arange(4).repeat_interleave(5)
+    episodes = Episodes(labels, way=3, shot=2, query=1, episodes=4, seed=1)
+    transform = lambda rows, generator: {**rows, "noise": torch.rand(len(rows["row"]), generator=generator)}  # noqa: E731
+    batches = EpisodeBatches(lambda index: {"row": index}, episodes, transform)
+    assert len(batches) == 4
+    first, second = list(batches), list(batches)
+    for episode, batch, again in zip(episodes, first, second, strict=True):
+        assert batch["row"][batch["support"]].tolist() == episode.support.tolist()
+        assert batch["row"][~batch["support"]].tolist() == episode.query.tolist()
+        assert torch.equal(labels[batch["row"]], episode.classes[batch["label"]])
+        assert torch.equal(batch["noise"], again["noise"])
+    assert not torch.equal(first[0]["noise"], first[1]["noise"])
+
+
+def test_accuracy_of_every_episode() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(6).repeat_interleave(8)
+    feature = torch.randn(48, 3, generator=generator) + 0.8 * torch.randn(6, 3, generator=generator)[labels]
+    episodes = Episodes(labels, way=4, shot=1, query=5, episodes=10, seed=2)
+    expected = []
+    for episode in episodes:
+        right = 0
+        for row, label in zip(episode.query.tolist(), episode.query_labels.tolist(), strict=True):
+            distances = [float((feature[row] - feature[shot]).norm()) for shot in episode.support.tolist()]
+            right += distances.index(min(distances)) == label
+        expected.append(100 * right / 20)
+    assert 30 < sum(expected) / 10 < 95
+    assert episode_accuracies(NearestClassMean("euclidean"), feature, episodes) == pytest.approx(expected)
