@@ -54,6 +54,8 @@ def main(args: Sequence[str] | None = None) -> None:
         case "reproduce":
             options = chosen.reproduce
             reproduce(options.recipe, seeds=options.seeds, data=options.data, out=options.out, only=options.only)
+        case "doctor":
+            doctor(chosen.doctor.domain)
 
 
 def demo(only: str | None, out: Path) -> None:
@@ -73,6 +75,16 @@ def reproduce(recipe: str, *, seeds: int | None, data: Path | None, out: Path | 
     domain = next(domain for domain, (folder, _) in DOMAINS.items() if folder == package)
     module = f"recipes.{name.replace('-', '_')}"
     _call(domain, module, "reproduce", seeds=seeds, data=data, out=out or Path("runs", recipe), only=tuple(only))
+
+
+def doctor(domain: str | None) -> None:
+    """Says what is installed and works, for all domains or for one; exit code 1 where one of them cannot run."""
+    from .doctor import doctor
+
+    asked = [domain] if domain else [name for name in DOMAINS if _exists(name, "__init__")]
+    absent = [name for name in asked if not _exists(name, "__init__")]
+    if not doctor([name for name in asked if name not in absent], absent):
+        sys.exit(1)
 
 
 def recipes() -> dict[str, str]:
@@ -146,6 +158,9 @@ def _parser() -> Parser:
     command.add_argument("--data", type=Path, metavar="DIR", help="data (default: $MEMREPLAY_DATA, or a download)")
     command.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/RECIPE)")
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="rows of the table (default: all)")
+
+    command = _add(commands, "memreplay doctor", "say what is installed, what works, and what to install")
+    command.add_argument("domain", nargs="?", choices=list(DOMAINS), metavar="DOMAIN", help="default: every domain")
     return parser
 
 

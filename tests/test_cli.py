@@ -1,3 +1,4 @@
+import contextlib
 import re
 import subprocess
 import sys
@@ -10,8 +11,9 @@ import jsonargparse
 import pytest
 
 import memreplay
-from memreplay import cli
+from memreplay import cli, doctor
 from memreplay.arguments import Parser, near_miss
+from memreplay.trials import Answer
 
 MODULES = {
     "__init__": "",
@@ -116,12 +118,25 @@ def test_recipes_are_listed_and_run(capsys: pytest.CaptureFixture[str]) -> None:
             "reproduce toy_package/split-things --seeds many",
             "memreplay reproduce: .*seeds.* Expected int. Got value: many",
         ),
+        ("doctor tosy", "memreplay doctor: .*'tosy'.* did you mean toys?"),
+        ("doctor toys bricks", "memreplay doctor: unrecognized arguments: bricks"),
         ("--hlep", "memreplay: unrecognized arguments: --hlep; did you mean --help?"),
     ],
 )
 def test_mistakes_cost_one_line(capsys: pytest.CaptureFixture[str], args: str, expected: str) -> None:
 
     assert re.search(expected.replace("?", r"\?"), refusal(capsys, *args.split()))
+
+
+@pytest.mark.parametrize(("args", "code"), [("toys", 0), ("bricks", 1), ("", 0)])
+def test_doctor_says_whether_a_domain_can_run(monkeypatch: pytest.MonkeyPatch, args: str, code: int) -> None:
+    monkeypatch.setitem(cli.DOMAINS, "bricks", ("brick_package", "not part of this version"))
+    monkeypatch.setattr(doctor, "ask", lambda names: dict.fromkeys(names, Answer()))
+    with contextlib.ExitStack() as expected:
+        if code:
+            ended = expected.enter_context(pytest.raises(SystemExit))
+        cli.main(["doctor", *args.split()])
+    assert not code or ended.value.code == code
 
 
 def test_an_argument_that_a_recipe_refuses_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,7 +162,7 @@ def test_a_fault_of_ours_is_not_called_a_missing_package() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", ["", "--help", "demo --help", "toys", "toys --help", "recipes --help", "reproduce --help"]
+    "args", ["", "--help", "demo --help", "toys", "toys --help", "recipes --help", "reproduce --help", "doctor --help"]
 )
 def test_help_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")
