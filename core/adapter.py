@@ -257,6 +257,20 @@ class Adapter(Generic[E]):
         self.base = [other for other in self.base if other != number]
         return gone
 
+    def forget_all(self, labels: Sequence[str]) -> str:
+        """Removes several classes, or none where one of them is not there; what happened, for people.
+
+        Raises:
+            ValueError: a name that is no class, or nothing would be left.
+        """
+        for label in labels:
+            if label not in self.names.values():
+                raise ValueError(f"label is {label!r}; expected one of the classes {self.classes}")
+        if not set(self.classes) - set(labels):
+            raise ValueError(f"label is {list(labels)}, all the classes there are; expected one to be left")
+        rows = sum(self.forget(label) for label in dict.fromkeys(labels))
+        return f"forgot {', '.join(labels)} and {rows} rows of the memory; {len(self.names)} classes are left"
+
     def _fit(
         self,
         rows: Batch,

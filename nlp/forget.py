@@ -19,15 +19,8 @@ def forget(adapter: Path, label: str | list[str], encoder: str | None = None) ->
         encoder: where the encoder is, if not where it was when the adapter was saved.
     """
     loaded = TextAdapter.load(adapter, encoder)
-    names = [label] if isinstance(label, str) else label
-    rows = 0
-    for name in names:
-        try:
-            rows += loaded.forget(name)
-        except KeyError as error:
-            raise ValueError(error.args[0]) from None
+    print(loaded.forget_all([label] if isinstance(label, str) else label))
     loaded.save(adapter)
-    print(f"forgot {', '.join(names)} and {rows} rows of the memory; {len(loaded.classes)} classes are left")
     return loaded
 
 

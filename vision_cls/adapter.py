@@ -121,8 +121,7 @@ class ImageAdapter(core.Adapter[ImageEncoder]):
         Raises:
             ValueError: nothing was learned yet.
         """
-        mode = "L" if self.encoder.channels == 1 else "RGB"
-        images = [read_image(Path(file), mode, self.encoder.size) for file in files]
+        images = [read_image(Path(file), self.encoder.channels, self.encoder.size) for file in files]
         readable = [image for image in images if isinstance(image, Tensor)]
         feature = self.encoder.embed(torch.stack(readable)) if readable else None
         answers = iter([] if feature is None else self.answers(feature, memories))

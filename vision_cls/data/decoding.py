@@ -18,18 +18,21 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 """Endings of files that are taken for images."""
 
 
-def decode_all(files: Sequence[Path], size: int, on_corrupt: str, cache: str | Path | None) -> tuple[Tensor, Tensor]:
-    """The pixels (n, 3, size, size) of the files that can be read, and the positions of those."""
+def decode_all(
+    files: Sequence[Path], size: int, on_corrupt: str, cache: str | Path | None, channels: int = 3
+) -> tuple[Tensor, Tensor]:
+    """The pixels (n, channels, size, size) of the files that can be read, and the positions of those."""
     from tqdm import tqdm
 
     if cache is None:
-        images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
+        images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
     else:
-        pixels = torch.from_file(str(cache), shared=True, size=len(files) * 3 * size * size, dtype=torch.uint8)
-        images = pixels.view(len(files), 3, size, size)
+        room = len(files) * channels * size * size
+        images = torch.from_file(str(cache), shared=True, size=room, dtype=torch.uint8)
+        images = images.view(len(files), channels, size, size)
     readable: list[int] = []
     with ThreadPoolExecutor() as threads:
-        decoded = threads.map(lambda file: read_image(file, "RGB", size), files)
+        decoded = threads.map(lambda file: read_image(file, channels, size), files)
         for position, image in enumerate(tqdm(decoded, "images", len(files), disable=None, leave=False)):
             if isinstance(image, Exception):
                 message = f"{files[position]} is no image that can be read: {image}"
@@ -43,13 +46,13 @@ def decode_all(files: Sequence[Path], size: int, on_corrupt: str, cache: str | P
     return images[: len(readable)], torch.tensor(readable, dtype=torch.int64)
 
 
-def read_image(file: Path, mode: str, size: int) -> Tensor | Exception:
-    """uint8 (C, size, size) of an image file, upright; or what is wrong with it."""
+def read_image(file: Path, channels: int, size: int) -> Tensor | Exception:
+    """uint8 (channels, size, size) of an image file, upright; or what is wrong with it."""
     from PIL import Image, ImageOps
 
     try:
         with Image.open(file) as image:
-            return pixels(ImageOps.exif_transpose(image), mode, size)
+            return pixels(ImageOps.exif_transpose(image), "L" if channels == 1 else "RGB", size)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         return error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ def image_folder(
     seed: int = 0,
     on_corrupt: Literal["error", "skip"] = "error",
     cache: str | Path | None = None,
+    channels: int = 3,
 ) -> ImageSet:
     """Images of one's own, a folder per class: ``root/train/<class>/*.jpg`` with ``root/test`` or ``root/val`` beside
     it, or just ``root/<class>/*.jpg``, which is then split by chance, the same shares of every class.
@@ -32,11 +34,13 @@ def image_folder(
     centre and resized to ``size``.
 
     Args:
-        test_fraction: share of every class that becomes the test part where ``root`` has none.
+        test_fraction: share of every class that becomes the test part where ``root`` has none. With 0 all images are
+            for training, with 1 all for testing.
         seed: of that split.
         on_corrupt: a file that cannot be decoded raises an error that names it, or is left out with a warning.
         cache: a file for the decoded pixels, which then stay on disk (3 * size * size bytes per image) instead of
             filling the memory. It is written anew by every call.
+        channels: 3, or 1 for grey images.
 
     Raises:
         FileNotFoundError: ``root`` is no folder.
@@ -45,12 +49,16 @@ def image_folder(
     checked(split)
     if on_corrupt not in ("error", "skip"):
         raise ValueError(f"on_corrupt is {on_corrupt!r}; expected 'error' or 'skip'")
+    if channels not in (1, 3):
+        raise ValueError(f"channels is {channels}; expected 3, or 1 for grey images")
     files, labels, classes = _listing(Path(root), split, test_fraction, seed)
-    images, readable = decode_all(files, size, on_corrupt, cache)
+    images, readable = decode_all(files, size, on_corrupt, cache, channels)
     labels = labels[readable]
-    for label, name in enumerate(classes):
-        if not bool((labels == label).any()):
-            raise ValueError(f"class {name!r} of {root} has no image in its {split} part; expected at least one")
+    empty = [name for name, n in zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True) if not n]
+    if empty and split == "train":
+        raise ValueError(f"class {empty[0]!r} of {root} has no image in its train part; expected at least one")
+    if empty:
+        warnings.warn(f"of {', '.join(map(repr, empty))} in {root} there is no test image", stacklevel=2)
     return ImageSet(images, labels, classes, split, tuple(str(files[i]) for i in readable.tolist()))
 
 
@@ -65,6 +73,7 @@ class ImageFolder(Data):
         seed: of that split.
         on_corrupt: whether a file that cannot be decoded is an error, or is left out with a warning.
         cache: a folder for the decoded pixels, for data larger than memory; null: they are held in memory.
+        channels: 3, or 1 for grey images.
     """
 
     root: str
@@ -73,6 +82,7 @@ class ImageFolder(Data):
     seed: int = 0
     on_corrupt: Literal["error", "skip"] = "error"
     cache: str | None = None
+    channels: int = 3
 
     def load(self, split: Split) -> ImageSet:
         cache = None
@@ -87,6 +97,7 @@ class ImageFolder(Data):
             seed=self.seed,
             on_corrupt=self.on_corrupt,
             cache=cache,
+            channels=self.channels,
         )
 
 

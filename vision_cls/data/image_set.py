@@ -103,16 +103,17 @@ class ImageSet:
 def stratified_split(labels: Tensor, *, test_fraction: float, generator: torch.Generator) -> dict[Split, Tensor]:
     """Positions (int64, ascending) of a train and a test part with equal shares of every class.
 
-    A class of at least two rows has at least one in either part; the only row of a class is for training.
+    A class of at least two rows has at least one in either part; the only row of a class is for training. With 0 all
+    rows are for training, with 1 none.
 
     >>> parts = stratified_split(torch.tensor([0, 0, 0, 0, 1, 1]), test_fraction=0.5, generator=torch.Generator())
     >>> len(parts["train"]), len(parts["test"])
     (3, 3)
     """
-    if not 0 < test_fraction < 1:
-        raise ValueError(f"test_fraction is {test_fraction}; expected a share between 0 and 1")
-    in_test = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
+    if not 0 <= test_fraction <= 1:
+        raise ValueError(f"test_fraction is {test_fraction}; expected a share from 0 to 1")
+    in_test = torch.full((len(labels),), test_fraction == 1)
+    for label in labels.unique() if 0 < test_fraction < 1 else ():
         rows = (labels == label).nonzero().squeeze(1)
         test_rows = min(max(1, round(len(rows) * test_fraction)), len(rows) - 1)
         in_test[rows[torch.randperm(len(rows), generator=generator)[:test_rows]]] = True
