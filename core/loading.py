@@ -71,9 +71,23 @@ class Table(Dataset[Any]):
 
 
 def batches(
-    rows: Mapping[str, Tensor], size: int, *, shuffle: bool = True, seed: int = 0, drop_last: bool = False
+    rows: Mapping[str, Tensor] | Table,
+    size: int,
+    *,
+    shuffle: bool = True,
+    seed: int = 0,
+    drop_last: bool = False,
+    workers: int = 0,
 ) -> DataLoader[Any]:
-    """A loader of batches of ``size`` rows for data that fit in memory; `EpochSampler` decides the order.
+    """A loader of batches of ``size`` rows; `EpochSampler` decides the order.
+
+    Args:
+        rows: columns, which may be memory-mapped; or a table of them that changes the rows it gives.
+        size: rows per batch.
+        shuffle: False gives the rows in their own order.
+        seed: of the order.
+        drop_last: whether a last batch of fewer rows is left out.
+        workers: processes that make batches ahead.
 
     >>> loader = batches({"input": torch.arange(5.0), "label": torch.arange(5)}, 2, shuffle=False)
     >>> [batch["label"].tolist() for batch in loader]
@@ -81,9 +95,11 @@ def batches(
     """
     if size < 1:
         raise ValueError(f"size is {size}; expected at least one row per batch")
-    table = Table(rows)
+    table = rows if isinstance(rows, Table) else Table(rows)
     sampler = EpochSampler(len(table), seed, shuffle)
-    return DataLoader(table, batch_size=size, sampler=sampler, drop_last=drop_last, collate_fn=_as_it_is)
+    return DataLoader(
+        table, batch_size=size, sampler=sampler, drop_last=drop_last, collate_fn=_as_it_is, num_workers=workers
+    )
 
 
 def _as_it_is(batch: Any) -> Any:
