@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: how an editable install shows the repository root as ``memreplay``, and that the
 package does without its compiled loops where there is no C compiler."""
 
+import zlib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -28,10 +29,14 @@ class EditableLink(editable_wheel):
         super().finalize_options()
 
 
-loops = [
-    Extension(f"memreplay.{name}", [f"{name.replace('.', '/')}.c"], extra_compile_args=["-O3"], optional=True)
-    for name in ("core._loops", "core.retrievers._scan")
-]
+def extension(name: str) -> Extension:
+    """A module in C that knows the checksum of its source (see core/loops.py)."""
+    source = f"{name.replace('.', '/')}.c"
+    macros = [("SOURCE", f"{zlib.crc32(Path(source).read_bytes())}u")]
+    return Extension(f"memreplay.{name}", [source], define_macros=macros, extra_compile_args=["-O3"], optional=True)
+
+
+loops = [extension(name) for name in ("core._loops", "core.retrievers._scan")]
 
 # by its name setuptools knows that this file, which lies among the package's modules, is none of them
 setup(script_name="setup.py", cmdclass={"editable_wheel": EditableLink}, ext_modules=loops)

@@ -8,6 +8,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifndef SOURCE
+#define SOURCE 0 /* the checksum of this file, by which loops.py knows a module that was built from another one */
+#endif
+
 #if defined(__GNUC__)
 #define PREFETCH(address) __builtin_prefetch(address, 1)
 #define PREFETCH_READ(address) __builtin_prefetch(address, 0)
@@ -868,7 +872,132 @@ done:
     return result;
 }
 
+/* The place among `n` rising numbers, the first that is greater than `x`; the last one if there is none. */
+static Py_ssize_t
+first_above(const double *edges, Py_ssize_t n, double x)
+{
+    Py_ssize_t low = 0, high = n - 1;
+    while (low < high) {
+        const Py_ssize_t middle = low + (high - low) / 2;
+        if (edges[middle] > x) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
+}
+
+static void
+add_up(const double *values, double *edges, Py_ssize_t n)
+{
+    double sum = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        edges[i] = sum += values[i];
+    }
+}
+
+PyDoc_STRVAR(challenge_doc,
+"challenge(products, squares, held, free, chances, slots, scores) -> int\n\n"
+"Scores rows by their gradients, and lets them challenge those held, one after the other.\n\n"
+"Args:\n"
+"    products: inner products of m gradients with each of n others.\n"
+"    squares: squared lengths of all m + n.\n"
+"    held: scores of the rows held.\n"
+"    free: how many of the n take a slot of their own.\n"
+"    chances: for each of the others two numbers in [0, 1), which row to challenge and whether it wins.\n"
+"    slots: int64; receives the slot of each of the n, or -1.\n"
+"    scores: receives the score of each of the n: 1 + the largest cosine, from 0 to 2.\n\n"
+"Returns:\n"
+"    The first row whose length is not finite; -1 if there is none.");
+
+static PyObject *
+challenge(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    Array arrays[6];
+    PyObject *result = NULL;
+    double *scale = NULL, *values = NULL;
+    if (n_args != 7) {
+        PyErr_SetString(PyExc_TypeError, "challenge expects 7 arguments");
+        return NULL;
+    }
+    const Py_ssize_t free_slots = PyLong_AsSsize_t(args[3]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    PyObject *const given[6] = {args[0], args[1], args[2], args[4], args[5], args[6]};
+    const int opened = open_arrays(given, arrays, 6, 4);
+    if (opened < 6) {
+        goto done;
+    }
+    const Py_ssize_t n = arrays[4].length, m = arrays[1].length - n, n_held = arrays[2].length;
+    if (m < 1 || arrays[0].length != m * n || arrays[5].length != n || free_slots < 0 || free_slots > n ||
+        arrays[3].length != 2 * (n - free_slots) || n_held + free_slots < 1) {
+        PyErr_SetString(PyExc_ValueError, "expected arrays that fit together");
+        goto done;
+    }
+    const double *products = arrays[0].view.buf, *squares = arrays[1].view.buf, *chances = arrays[3].view.buf;
+    int64_t *slots = arrays[4].view.buf;
+    double *scores = arrays[5].view.buf;
+    if ((scale = PyMem_Malloc((size_t)(m + n) * sizeof(double))) == NULL) {
+        PyErr_NoMemory();
+        goto done;
+    }
+    for (Py_ssize_t i = 0; i < m + n; i++) {
+        const double length = sqrt(squares[i]);
+        if (!isfinite(length)) {
+            result = PyLong_FromSsize_t(i);
+            goto done;
+        }
+        scale[i] = length > 0 ? 1 / length : 0;
+    }
+    int challengers = 0;
+    for (Py_ssize_t i = 0; i < n; i++) {
+        double largest = products[i] * scale[0];
+        for (Py_ssize_t j = 1; j < m; j++) {
+            const double product = products[j * n + i] * scale[j];
+            largest = product > largest ? product : largest;
+        }
+        const double score = largest * scale[m + i] + 1;
+        scores[i] = score < 0 ? 0 : score > 2 ? 2 : score;
+        slots[i] = i < free_slots ? n_held + i : -1;
+        challengers |= i >= free_slots && scores[i] < 1;
+    }
+    if (challengers) {
+        const Py_ssize_t size = n_held + free_slots;
+        if ((values = PyMem_Malloc((size_t)size * 2 * sizeof(double))) == NULL) {
+            PyErr_NoMemory();
+            goto done;
+        }
+        double *edges = values + size;
+        memcpy(values, arrays[2].view.buf, (size_t)n_held * sizeof(double));
+        memcpy(values + n_held, scores, (size_t)free_slots * sizeof(double));
+        add_up(values, edges, size);
+        for (Py_ssize_t i = free_slots; i < n; i++, chances += 2) {
+            if (!(scores[i] < 1)) {
+                continue;
+            }
+            const Py_ssize_t slot = first_above(edges, size, chances[0] * edges[size - 1]);
+            if (chances[1] * (values[slot] + scores[i]) < values[slot]) {
+                for (Py_ssize_t j = 0; j < i; j++) {
+                    slots[j] = slots[j] == slot ? -1 : slots[j];
+                }
+                slots[i] = slot;
+                values[slot] = scores[i];
+                add_up(values, edges, size);
+            }
+        }
+    }
+    result = PyLong_FromLong(-1);
+done:
+    close_arrays(arrays, opened);
+    PyMem_Free(scale);
+    PyMem_Free(values);
+    return result;
+}
+
 static PyMethodDef methods[] = {
+    {"challenge", (PyCFunction)(void (*)(void))challenge, METH_FASTCALL, challenge_doc},
     {"contenders", (PyCFunction)(void (*)(void))contenders, METH_FASTCALL, contenders_doc},
     {"contest", (PyCFunction)(void (*)(void))contest, METH_FASTCALL, contest_doc},
     {"copy", (PyCFunction)(void (*)(void))copy, METH_FASTCALL, copy_doc},
@@ -909,5 +1038,9 @@ PyInit__loops(void)
             return NULL;
         }
     }
-    return PyModule_Create(&module);
+    PyObject *made = PyModule_Create(&module);
+    if (made != NULL && PyModule_AddObject(made, "source", PyLong_FromUnsignedLong(SOURCE)) < 0) {
+        Py_CLEAR(made);
+    }
+    return made;
 }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,39 +60,41 @@ class LinearGradients(Gradients):
     """
 
     def __init__(self, inputs: Tensor, errors: Tensor, *, weight: bool = True, bias: bool = True) -> None:
-        self._inputs, self._errors = _by_place(inputs), _by_place(errors)
+        if errors.dim() == 3 and errors.shape[1] == 1:
+            inputs, errors = inputs[:, 0], errors[:, 0]
+        self._inputs, self._errors = _floating(inputs), _floating(errors)
         self._weight, self._bias = weight, bias
 
     def __len__(self) -> int:
         return len(self._errors)
 
     def products(self, m: int) -> tuple[Tensor, Tensor]:
-        n, places, outputs = self._errors.shape
-        if n * outputs * self._inputs.shape[2] < (m * (n - m) + n) * places**2:
-            return DenseGradients(self._dense()).products(m)
-        errors = self._errors.double()  # the errors of rows learned well are so small that squares of float32 vanish
-        if places == 1:
-            return self._products_of_places(errors[:, 0], self._inputs[:, 0], m)
-        products, squares = _over_places(errors, m)
+        if self._errors.dim() == 2 and self._errors.is_cpu:
+            return self._products_of_places(m)
+        inputs, errors = _by_place(self._inputs), _by_place(self._errors)
+        n, places, outputs = errors.shape
+        if n * outputs * inputs.shape[2] < (m * (n - m) + n) * places**2:
+            return DenseGradients(self._dense(inputs, errors)).products(m)
+        products, squares = _over_places(errors.double(), m)
         if self._weight:
-            both, own = _over_places(self._inputs, m)
+            both, own = _over_places(inputs, m)
             products, squares = products.mul_(both.add_(self._bias)), squares.mul_(own.add_(self._bias))
         return products.sum((1, 3)), squares.sum((1, 2))
 
-    def _products_of_places(self, errors: Any, inputs: Any, m: int) -> tuple[Tensor, Tensor]:
+    def _products_of_places(self, m: int) -> tuple[Tensor, Tensor]:
         """`products` where every row is one place; for few rows, numpy's calls take a fraction of torch's time."""
-        if errors.is_cpu:
-            errors, inputs = errors.numpy(), inputs.numpy()
-        products, squares = errors[:m] @ errors[m:].T, (errors * errors).sum(1)
+        # the errors of rows learned well are so small that squares of float32 vanish
+        inputs, errors = self._inputs.numpy(), self._errors.numpy().astype(np.float64)
+        products, squares = errors[:m] @ errors[m:].T, np.einsum("ij,ij->i", errors, errors)
         if self._weight:
             products *= inputs[:m] @ inputs[m:].T + self._bias
-            squares *= (inputs * inputs).sum(1) + self._bias
-        return torch.as_tensor(products), torch.as_tensor(squares)
+            squares *= np.einsum("ij,ij->i", inputs, inputs) + self._bias
+        return torch.from_numpy(products), torch.from_numpy(squares)
 
-    def _dense(self) -> Tensor:
+    def _dense(self, inputs: Tensor, errors: Tensor) -> Tensor:
         """(n, P)"""
-        parts = [torch.bmm(self._errors.transpose(1, 2), self._inputs).flatten(1)] if self._weight else []
-        return torch.cat([*parts, self._errors.sum(1)] if self._bias else parts, 1)
+        parts = [torch.bmm(errors.transpose(1, 2), inputs).flatten(1)] if self._weight else []
+        return torch.cat([*parts, errors.sum(1)] if self._bias else parts, 1)
 
 
 class JoinedGradients(Gradients):
@@ -118,13 +120,15 @@ class JoinedGradients(Gradients):
 
 
 def _floating(values: Tensor) -> Tensor:
-    """In a dtype to calculate in."""
-    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
+    """In a dtype to calculate in, without a gradient."""
+    if values.requires_grad:
+        values = values.detach()
+    return values if values.dtype is torch.float32 else values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _by_place(values: Tensor) -> Tensor:
     """(n, T, D)"""
-    return _floating(values).reshape(len(values), -1, values.shape[-1]).contiguous()
+    return values.reshape(len(values), -1, values.shape[-1]).contiguous()
 
 
 def _over_places(x: Tensor, m: int) -> tuple[Tensor, Tensor]:

@@ -307,5 +307,4 @@ def _per_row(
 
 def _error(logits: Tensor, labels: Tensor) -> Tensor:
     """softmax less one-hot, (B, C)."""
-    probabilities = logits.softmax(1)
-    return probabilities.scatter_add_(1, labels.long().unsqueeze(1), probabilities.new_full((len(labels), 1), -1))
+    return logits.softmax(1).scatter_(1, labels.long().unsqueeze(1), -1, reduce="add")

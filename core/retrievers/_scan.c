@@ -15,6 +15,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifndef SOURCE
+#define SOURCE 0 /* the checksum of this file, see core/loops.py */
+#endif
+
 typedef Py_ssize_t size;
 typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float half __attribute__((vector_size(16), may_alias));
@@ -480,7 +484,8 @@ PyMODINIT_FUNC PyInit__scan(void)
     __builtin_cpu_init();
     shortlists = __builtin_cpu_supports("avx2") != 0;
 #endif
-    if (made && PyModule_AddIntConstant(made, "shortlists", shortlists) < 0)
+    if (made && (PyModule_AddIntConstant(made, "shortlists", shortlists) < 0 ||
+                 PyModule_AddObject(made, "source", PyLong_FromUnsignedLong(SOURCE)) < 0))
         Py_CLEAR(made);
     return made;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -10,11 +9,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-compiled: Any
-try:
-    compiled = importlib.import_module("._scan", __package__)
-except ImportError:
-    compiled = None
+from .. import loops
+
+compiled: Any = loops.compiled(str(__package__), "_scan")
 
 Comparison = Literal["dot", "cosine", "euclidean"]
 COMPARISONS: tuple[Comparison, ...] = ("dot", "cosine", "euclidean")

@@ -555,6 +555,13 @@ class Admission:
         self.keys[slots] = keys
         self.ranks[slots] = -1
 
+    def admit(self, accepted: Accepted, n: int) -> None:
+        """Enters what ``n`` rows have won without a competition of keys, in a store without classes."""
+        if len(accepted.rows):
+            self.place(accepted.slots, accepted.rows + self.seen, accepted.keys)
+            self.streams[0].count = self.size
+        self.seen += n
+
     def rerank(self, slots: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
         """Rows get the order in which they were chosen."""
         self.ranks[slots] = ranks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -60,6 +60,19 @@ class StorePool(Pool):
         loops.gather(slots, self._books.ids, lanes, targets, ids)
         return columns, torch.from_numpy(ids)
 
+    def beside(self, index: Tensor, batch: Mapping[str, Tensor], n: int, seen: int) -> Batch | None:
+        """The rows ``index`` followed by the ``n`` of a batch, if columns can be copied as they lie."""
+        lanes = self._table.lanes()
+        if loops is None or lanes is None:
+            return None
+        m = len(index)
+        columns, targets, ids = self._room(m + n, lanes)
+        loops.gather(index.numpy(), self._books.ids, lanes, targets, ids[:m])
+        ids[m:] = np.arange(seen, seen + n)
+        for name, values in columns.items():
+            values[m:] = batch[name]
+        return {**columns, "id": torch.from_numpy(ids)}
+
     def draw(self, n: int, uniforms: Uniforms) -> Rows:
         """``n`` distinct rows, every ordered choice equally likely; all of them if there are fewer."""
         size = self.size
@@ -108,7 +121,7 @@ class Union(Pool):
     With ``forget_keys`` all of them count as new: the keys held are those of another policy.
     """
 
-    def __init__(self, held: Pool, batch: Batch, n: int, seen: int, forget_keys: bool = False) -> None:
+    def __init__(self, held: StorePool, batch: Batch, n: int, seen: int, forget_keys: bool = False) -> None:
         super().__init__(batch)
         self._held = held
         self._n = n
@@ -118,6 +131,23 @@ class Union(Pool):
     @property
     def size(self) -> int:
         return self._held.size + self._n
+
+    @property
+    def held(self) -> StorePool:
+        """The rows that were there before."""
+        return self._held
+
+    @property
+    def arrived(self) -> int:
+        """How many follow them."""
+        return self._n
+
+    def beside(self, index: Tensor) -> Batch:
+        """The rows ``index`` of those held, followed by all that arrived; every column, copied."""
+        rows = self._held.beside(index, self._columns, self._n, self._seen)
+        if rows is None:
+            rows = self.take(torch.cat([index, torch.arange(self._held.size, self.size)]))
+        return rows
 
     def __getitem__(self, name: str) -> Tensor:
         if name == "key" and self._forget_keys:

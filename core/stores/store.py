@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..batch import Batch, batch_size
-from ..loops import loops
 from ..retrievers.nearest import Nearest
 from ..selection import ClassBalanced, Greedy, Keyed, Pool, Selection, Selector, Uniform, rank
 from ..selection.balanced import equal_shares, groups_of
 from ..selection.top_score import column_of_numbers
 from .admission import Admission
-from .block import Index
 from .columns import ColumnKind, Storage
 from .files import Save, write_save
+from .incoming import Incoming
+from .keeping.challenging import Challenging
 from .keeping.fifo import Fifo
 from .keeping.jumping import Jumping
 from .keeping.reservoir import Reservoir
@@ -130,6 +130,7 @@ class Store:
         self.keep = keep
         self._keyed = policy if isinstance(policy, Keyed) else None
         self._jumping = policy if isinstance(policy, Jumping) else None
+        self._challenging = policy if isinstance(policy, Challenging) else None
         self._equal = type(policy) is Reservoir  # rows of equal weight
 
     # -- what it is ---------------------------------------------------------------------------------------------
@@ -267,31 +268,16 @@ class Store:
             contenders = books.contenders(labels)
         elif not self._shrinks(values):
             accepted = books.foreseen(n)
-        slots = np.empty(n, np.int64)
-        slots.fill(-1)  # np.full takes several times as long
         if accepted is None:
-            hopeful = None if contenders is None else contenders.rows
-            opened = self._table.open(values)
-            if not opened or not loops or not loops.finite(np.arange(n) if hopeful is None else hopeful, *opened[1:]):
-                opened = None
-                encoded = self._table.encode(values, hopeful) if hopeful is None or len(hopeful) else {}
+            incoming = Incoming(self._table, values, n, None if contenders is None else contenders.rows)
             self._make_room(values)  # moves nothing where rows can be copied as they are: they are of one width
             accepted = books.offer(n, labels, weights, keys, contenders)
-            if opened and loops and len(accepted.rows):
-                loops.copy(accepted.rows, accepted.slots, *opened[1:])
-                self._pool.changed()
-            elif len(accepted.rows):
-                self._write(accepted, encoded, n, hopeful)
-        elif len(accepted.rows):
-            encoded = self._table.encode(values, accepted.rows)
-            self._table.fit(values, books.size)
-            books.take_in(accepted, n)
-            self._table.write(accepted.slots, encoded)
-            self._pool.changed()
         else:
+            incoming = Incoming(self._table, values, n, accepted.rows)
+            if len(accepted.rows):
+                self._table.fit(values, books.size)
             books.take_in(accepted, n)
-        slots[accepted.rows] = accepted.slots
-        return torch.from_numpy(slots)
+        return self._write(incoming, accepted, n)
 
     def _add_wanted(self, batch: Mapping[str, Any], among: Offered) -> Tensor:
         """`_add` for the wanted rows alone; the others count as seen."""
@@ -299,31 +285,33 @@ class Store:
         rows = self._hopeful(among.n, among.labels)
         if rows is None or not np.array_equal(rows, among.rows.numpy()) or n != len(rows):
             raise ValueError(f"among has {len(among.rows)} rows, batch {n}; expected the rows wanted by this store now")
-        encoded = self._table.encode(values, None)
+        incoming = Incoming(self._table, values, n)
         self._make_room(values)
         accepted = self._books.offer(among.n, among.labels)
-        if len(accepted.rows):
-            self._write(accepted, encoded, among.n, rows)
-        slots = np.full(among.n, -1)
-        slots[accepted.rows] = accepted.slots
-        return torch.from_numpy(slots)
+        return self._write(incoming, accepted, among.n, rows)
 
     def _add_greedy(self, values: Batch, n: int) -> Tensor:
-        encoded = self._table.encode(values, None)
+        incoming = Incoming(self._table, values, n)
         self._afford(values)
         pool = Union(self._pool, values, n, self.seen)
+        if len(self) and self._challenging is not None:
+            accepted = self._challenging.challenge(pool, self.capacity, generator=self._keep_generator)
+            if accepted is not None:
+                self._table.fit(values, len(self))
+                self._books.admit(accepted, n)
+                return self._write(incoming, accepted, n)
         if len(self) + n <= self.capacity and "key" not in getattr(self.keep, "needs", ()):
             selection = Selection(torch.arange(pool.size))
         else:
             selection = rank(self.keep, pool, self.capacity, generator=self._keep_generator)
             self._check_selection(selection.index, pool.size, self.capacity)
         self._table.fit(values, len(self))
-        return self._replace(selection.index, encoded, n, keys=selection.score)
+        return self._replace(selection.index, incoming, n, keys=selection.score)
 
     def _replace(
         self,
         index: Tensor,
-        encoded: dict[str, Any] | None,
+        incoming: Incoming | None,
         n: int,
         keys: Tensor | None = None,
         ranks: Tensor | None = None,
@@ -342,13 +330,11 @@ class Store:
         keys_of = np.zeros(size + n)
         if keys is not None:
             keys_of[at] = keys.cpu().double().numpy()
-        slots = np.full(n, -1)
-        if len(new):
-            keys_new = keys_of[size + new]
-            books.place(taken, new + books.seen, keys_new)
-            assert encoded is not None
-            self._write(Accepted(new, taken, keys_new), encoded, n)
-            slots[new] = taken
+        slots = torch.full((n,), -1)
+        if incoming is not None:
+            accepted = Accepted(new, taken, keys_of[size + new])
+            books.place(taken, new + books.seen, accepted.keys)
+            slots = self._write(incoming, accepted, n)
         if keys is not None:
             books.keys[held] = keys_of[held]
         if ranks is not None:
@@ -361,7 +347,7 @@ class Store:
         # the new rows took the first of the slots that became free, so that none of them moves here
         self._take_out(gone[len(new) :])
         self._pool.changed()
-        return torch.from_numpy(slots)
+        return slots
 
     def consolidate(self, keep: Selector, k: int | None = None, candidates: Mapping[str, Any] | None = None) -> Tensor:
         """Keeps the best ``k`` of the rows held and the ``candidates``, by a selector that looks at all of them.
@@ -386,7 +372,7 @@ class Store:
         before = self._keep_generator.get_state()
         values: Batch = {}
         n = 0
-        encoded = keys = None
+        incoming = keys = None
         try:
             if candidates is not None:
                 values, n = self._match(candidates)
@@ -395,7 +381,7 @@ class Store:
             if n:
                 if self._group is not None:
                     self._labels(values)
-                encoded = self._table.encode(values, None)
+                incoming = Incoming(self._table, values, n)
                 self._afford(values)
             pool = Union(self._pool, values, n, self.seen, forget_keys=repr(keep) != repr(self.keep))
             index, ranks = self._ranked(keep, min(self.capacity, k or self.capacity), pool)
@@ -408,7 +394,7 @@ class Store:
         if n:
             self._table.fit(values, len(self))
         self._ranked_by = repr(keep)
-        return self._replace(index, encoded, n, keys=keys, ranks=ranks)
+        return self._replace(index, incoming, n, keys=keys, ranks=ranks)
 
     def _ranked(self, keep: Selector, k: int, pool: Pool) -> tuple[Tensor, Tensor]:
         """Rows to keep, and the rank of each within its class."""
@@ -702,7 +688,8 @@ class Store:
             self._set_capacity(max(capacity, start + n))
             slots = np.arange(start, start + n)
             books.place(slots, ids + self.seen, keys + later)
-            self._write(Accepted(np.arange(n), slots, keys, contiguous=True), encoded, n)
+            self._table.write(slice(start, start + n), encoded)
+            self._pool.changed()
             books.recount(None if self._group is None else self._labels_held())
         books.join(other._books, later)
         self._take_out(books.below_threshold())
@@ -937,20 +924,17 @@ class Store:
         self._afford(values)
         self._table.fit(values, len(self))
 
-    def _write(
-        self, accepted: Accepted, encoded: Mapping[str, Any], n: int, hopeful: NDArray[np.int64] | None = None
-    ) -> None:
-        """Puts accepted rows in their slots; ``encoded`` holds all ``n`` rows offered, or only the hopeful ones."""
-        count = len(accepted.rows)
-        rows = None if accepted.contiguous and count == n else accepted.rows
-        if hopeful is not None and rows is not None:
-            rows = np.searchsorted(hopeful, rows)
-        slots: Index = accepted.slots
-        if accepted.contiguous:
-            first = int(accepted.slots[0])
-            slots = slice(first, first + count)
-        self._table.write(slots, encoded, rows)
-        self._pool.changed()
+    def _write(self, incoming: Incoming, accepted: Accepted, n: int, wanted: NDArray[np.int64] | None = None) -> Tensor:
+        """Puts accepted rows, of ``n`` offered, in their slots, and returns the slots of all; only ``wanted`` came."""
+        slots = np.empty(n, np.int64)
+        slots.fill(-1)  # np.full takes several times as long
+        if len(accepted.rows):
+            slots[accepted.rows] = accepted.slots
+            if wanted is not None:
+                accepted = accepted._replace(rows=np.searchsorted(wanted, accepted.rows))
+            incoming.write(accepted)
+            self._pool.changed()
+        return torch.from_numpy(slots)
 
     def _take_out(self, slots: NDArray[np.int64]) -> None:
         """Rows in distinct slots leave; the last rows move into the holes, and what was freed is overwritten."""

@@ -163,6 +163,10 @@ class Table:
         opened: OpenBatch | None = None if loops is None else loops.open_batch(batch, self.columns, Tensor)
         return opened
 
+    def finite(self, batch: OpenBatch, rows: NDArray[np.int64] | None) -> bool:
+        """Whether the given rows of an open batch (all if None) hold finite numbers only."""
+        return loops is not None and loops.finite(np.arange(batch[0]) if rows is None else rows, *batch[1:])
+
     def write(self, index: Index, encoded: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> None:
         """Stores ``encoded[rows]`` (all of it if None) at ``index``."""
         for name, column in self.columns.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +16,15 @@ from hypothesis import strategies as st
 from memreplay import ClassBalanced, Fifo, Half, Plain, Reservoir, Store, TopScore
 from memreplay.core import loops as module
 from memreplay.core.batch import Batch
-from memreplay.core.stores import admission, look_ahead, pool, store, table
+from memreplay.core.stores import admission, incoming, look_ahead, pool, table
 from memreplay.core.stores.admission import Admission
+from memreplay.core.stores.keeping import gradient_diversity
 from memreplay.core.stores.look_ahead import Reserve, contest
 
 compiled = module.loops
 pytestmark = pytest.mark.skipif(compiled is None, reason="memreplay was installed without a C compiler")
 
-USERS = (admission, look_ahead, pool, store, table)
+USERS = (admission, gradient_diversity, incoming, look_ahead, pool, table)
 
 
 @pytest.fixture
@@ -211,6 +214,23 @@ def test_every_row_is_as_likely_to_be_drawn(in_python: Callable[[], None]) -> No
     assert np.array_equal(fast, counts())
 
 
+def test_a_module_compiled_from_another_source_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert compiled is not None
+    built = Path(str(compiled.__file__))
+    source = built.with_name("_loops.c")
+    for package, text in (("same", source.read_text()), ("other", source.read_text() + "\n"), ("installed", None)):
+        (tmp_path / package).mkdir()
+        shutil.copy(built, tmp_path / package)
+        if text is not None:
+            (tmp_path / package / "_loops.c").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    for package in ("same", "installed"):
+        assert module.compiled(package, "_loops") is not None
+    with pytest.warns(RuntimeWarning, match="not compiled from .*other/_loops.c as it is now"):
+        assert module.compiled("other", "_loops") is None
+    assert module.compiled("same", "_missing") is None
+
+
 def test_arguments_that_do_not_fit_are_refused() -> None:
     assert compiled is not None
     ids, slots = np.arange(4), np.array([0, 4])
@@ -224,7 +244,18 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
         compiled.gather(slots.astype(np.int32), ids, [], [], np.empty(2, np.int64))
     with pytest.raises(TypeError, match="lists"):
         compiled.finite(slots, [], (1,))
-    for name in ("take_in", "enter", "copy", "finite", "gather", "draw", "contest", "contenders", "open_batch"):
+    for name in (
+        "take_in",
+        "enter",
+        "copy",
+        "finite",
+        "gather",
+        "draw",
+        "contest",
+        "contenders",
+        "open_batch",
+        "challenge",
+    ):
         with pytest.raises(TypeError):
             getattr(compiled, name)()
     empty, number, none = np.zeros(1, np.int64), np.zeros(1), np.empty(0)

@@ -1,6 +1,7 @@
 """Keeping: which rows of a stream stay in a store."""
 
 from ...selection import ClassBalanced, TopScore
+from .challenging import Challenging
 from .fifo import Fifo
 from .gradient_diversity import GradientDiversity, StoredGradientDiversity
 from .herding import Herding
@@ -10,6 +11,7 @@ from .reservoir import Reservoir
 from .weighted_reservoir import WeightedReservoir
 
 __all__ = [
+    "Challenging",
     "ClassBalanced",
     "Fifo",
     "GradientDiversity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...batch import Batch
+from ...batch import Batch, batch_size
 from ...gradients import DenseGradients, Gradients
+from ...loops import loops
 from ...retrievers.vectors import Vectors
 from ...selection import Pool, Ranker, Selection
 from ...selection.uniform import sample_distinct
+from ..look_ahead import Accepted
+from ..pool import Union
 
 FIRST = 1.1
 """Score of rows that arrive while nothing is held to compare them with."""
@@ -46,32 +50,49 @@ class _GradientSelection(Ranker):
             held, new = new[:k], new[k:]
             scores[held] = FIRST
         if k and len(new):
-            scores[new] = self._compare(pool, held, new, generator)
-            free = k - len(held)
-            held = _challenge(np.concatenate([held, new[:free]]), new[free:], scores, generator)
+            sampled = held[sample_distinct(len(held), self.sample, generator).numpy()]
+            rows = pool.take(torch.from_numpy(np.concatenate([sampled, new])))
+            free = min(k - len(held), len(new))
+            slots, scores[new] = self._admit(rows, len(new), scores[held], free, generator)
+            held, won = np.concatenate([held, new[:free]]), slots >= 0
+            held[slots[won]] = new[won]
         held = held[scores[held].argsort(kind="stable")]
         return Selection(torch.from_numpy(held), torch.from_numpy(scores[held]))
 
-    def _compare(
-        self, pool: Pool, held: NDArray[np.int64], new: NDArray[np.int64], generator: torch.Generator
-    ) -> NDArray[np.float64]:
-        """Scores of the rows ``new``, (n,)."""
-        sampled = held[sample_distinct(len(held), self.sample, generator).numpy()]
-        rows = torch.from_numpy(np.concatenate([sampled, new]))
-        given = self._gradients(pool.take(rows))
-        shape = f"({len(given)}, P)" if isinstance(given, Gradients) else str(tuple(given.shape))
-        if len(given) != len(rows) or (isinstance(given, Tensor) and given.dim() != 2):
-            raise ValueError(f"gradients has shape {shape}; expected ({len(rows)}, P), one per row")
+    def challenge(self, pool: Union, capacity: int, *, generator: torch.Generator) -> Accepted | None:
+        """See `Challenging`: what `rank` chooses, row by row in the slots of the store."""
+        size = pool.held.size
+        held = pool.held["key"].numpy()
+        if math.isnan(held.sum()):  # kept by another policy
+            return None
+        sampled = sample_distinct(size, self.sample, generator)
+        free = min(capacity - size, pool.arrived)
+        slots, scores = self._admit(pool.beside(sampled), pool.arrived, held, free, generator)
+        rows = (slots >= 0).nonzero()[0]
+        return Accepted(rows, slots[rows], scores[rows])
+
+    def _admit(
+        self, rows: Batch, n: int, held: NDArray[np.float64], free: int, generator: torch.Generator
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """The slots of the last ``n`` rows, which are compared with the others, and their scores.
+
+        Slots are those of the rows held, which have the scores ``held``, and ``free`` ones after them; -1 is none.
+        """
+        given, size = self._gradients(rows), batch_size(rows)
+        if len(given) != size or (isinstance(given, Tensor) and given.dim() != 2):
+            shape = f"({len(given)}, P)" if isinstance(given, Gradients) else str(tuple(given.shape))
+            raise ValueError(f"gradients has shape {shape}; expected ({size}, P), one per row")
         gradients = given if isinstance(given, Gradients) else DenseGradients(given)
-        products, squares = (values.double().cpu().numpy() for values in gradients.products(len(sampled)))
-        lengths = np.sqrt(squares)
-        if not np.isfinite(lengths).all():
-            row = int((~np.isfinite(lengths)).argmax())
-            raise ValueError(f"gradients has length {lengths[row]} in row {row}; expected finite gradients")
-        scale = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-        cosines = (products * scale[: len(sampled), None]).max(0) * scale[len(sampled) :]
-        scores: NDArray[np.float64] = (cosines + 1).clip(0, 2)
-        return scores
+        products, squares = (
+            np.ascontiguousarray(values.double().cpu().numpy()) for values in gradients.products(size - n)
+        )
+        chances = torch.rand(n - free, 2, dtype=torch.float64, generator=generator).numpy()
+        slots, scores = np.empty(n, np.int64), np.empty(n)
+        challenge = _challenge if loops is None else loops.challenge
+        row = challenge(products, squares, held, free, chances, slots, scores)
+        if row >= 0:
+            raise ValueError(f"gradients has length {math.sqrt(squares[row])} in row {row}; expected finite gradients")
+        return slots, scores
 
 
 @dataclass(frozen=True)
@@ -151,17 +172,31 @@ def _scores_given(pool: Pool) -> NDArray[np.float64]:
 
 
 def _challenge(
-    held: NDArray[np.int64], new: NDArray[np.int64], scores: NDArray[np.float64], generator: torch.Generator
-) -> NDArray[np.int64]:
-    """The rows held after each of ``new``, in order, has challenged one of ``held``, which is overwritten."""
-    challengers = new[scores[new] < 1]
-    chances = torch.rand(len(challengers), 2, dtype=torch.float64, generator=generator).tolist()
-    values = scores[held]
+    products: NDArray[np.float64],
+    squares: NDArray[np.float64],
+    held: NDArray[np.float64],
+    free: int,
+    chances: NDArray[np.float64],
+    slots: NDArray[np.int64],
+    scores: NDArray[np.float64],
+) -> int:
+    """The contest in Python: writes the slots and scores of the new rows; returns the first row whose gradient has no
+    finite length, or -1."""
+    m = len(products)
+    lengths = np.sqrt(squares)
+    if not np.isfinite(lengths).all():
+        return int((~np.isfinite(lengths)).argmax())
+    scale = np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    scores[:] = ((products * scale[:m, None]).max(0) * scale[m:] + 1).clip(0, 2)
+    slots[:] = -1
+    slots[:free] = np.arange(len(held), len(held) + free)
+    values = np.concatenate([held, scores[:free]])
     edges = values.cumsum()
-    for row, (place, luck) in zip(challengers.tolist(), chances, strict=True):
-        score = scores[row]
-        i = min(int(edges.searchsorted(place * edges[-1], side="right")), len(held) - 1)
-        if luck * (values[i] + score) < values[i]:
-            held[i], values[i] = row, score
-            edges = values.cumsum()
-    return held
+    for i, (place, luck) in enumerate(chances.tolist(), free):
+        if scores[i] < 1:
+            slot = min(int(edges.searchsorted(place * edges[-1], side="right")), len(values) - 1)
+            if luck * (values[slot] + scores[i]) < values[slot]:
+                slots[slots == slot] = -1
+                slots[i], values[slot] = slot, scores[i]
+                edges = values.cumsum()
+    return -1

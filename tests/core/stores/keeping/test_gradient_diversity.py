@@ -3,8 +3,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import chisquare
 from torch import nn
 
@@ -12,7 +15,8 @@ from memreplay.core import scores
 from memreplay.core.gradients import DenseGradients
 from memreplay.core.selection import Pool, rank
 from memreplay.core.selection.uniform import sample_distinct
-from memreplay.core.stores.keeping import GradientDiversity, StoredGradientDiversity
+from memreplay.core.stores import Growable, Store, incoming, pool, table
+from memreplay.core.stores.keeping import GradientDiversity, Reservoir, StoredGradientDiversity, gradient_diversity
 
 
 def by_input(rows):
@@ -37,13 +41,14 @@ def row_by_row(held, scores, new, k, sample, generator):
     compared = [held[i] for i in sample_distinct(len(held), sample, generator).tolist()]
     own = [max(cosine(g, h) for h in compared) + 1 for g in new]
     room = max(0, k - len(held))
-    chances = iter(torch.rand(sum(c < 1 for c in own[room:]), 2, dtype=torch.float64, generator=generator).tolist())
+    chances = torch.rand(max(0, len(new) - room), 2, dtype=torch.float64, generator=generator).tolist()
     for g, c in zip(new, own, strict=True):
         if len(held) < k:
             held.append(g)
             scores.append(c)
-        elif c < 1:
-            place, luck = next(chances)
+            continue
+        place, luck = chances.pop(0)
+        if c < 1:
             i, below = 0, scores[0]
             while below <= place * sum(scores):
                 i += 1
@@ -75,6 +80,63 @@ def test_a_stream_gives_what_the_published_loop_gives(policy):
         assert [score for score, _ in pairs] == pytest.approx([score for score, _ in expected], rel=1e-5)
         pool_inputs, keys = pool["input"][chosen.index], chosen.score
     assert (keys < 1).any()
+
+
+@pytest.mark.parametrize("columns", [{}, {"label": Growable(width=2)}], ids=["plain", "growable"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_store_holds_row_by_row_what_the_published_loop_holds(columns, compiled, monkeypatch):
+    if not compiled:
+        for module in (gradient_diversity, incoming, pool, table):
+            monkeypatch.setattr(module, "loops", None)
+    store = Store(20, keep=GradientDiversity(by_input, sample=4), columns=columns, seed=5)
+    reference = torch.Generator().manual_seed(5)
+    held, scores, seen = [], [], 0
+    for batch in stream(300).split([7, 5, 1, 30, 90, 167]):
+        ids = torch.arange(seen, seen + len(batch))
+        slots = store.add({"input": batch, "label": ids.unsqueeze(1).float()})
+        seen += len(batch)
+        held, scores = row_by_row(held, scores, batch.tolist(), 20, 4, reference)
+        rows = store.rows()
+        torch.testing.assert_close(rows["input"], torch.tensor(held))
+        torch.testing.assert_close(store.state_dict()["tensors"]["books.key"], torch.tensor(scores).double())
+        assert torch.equal(rows["label"][:, 0], rows.ids.float())
+        there = slots >= 0
+        assert torch.equal(rows.ids[slots[there]], ids[there])
+        assert there.sum() == (rows.ids >= ids[0]).sum()
+    assert min(scores) < 1
+
+
+def test_a_store_that_took_over_the_rows_of_another_policy_scores_them_first():
+    store = Store(20, keep=Reservoir(), seed=0)
+    store.add({"input": stream(20)})
+    store.resize(20, keep=GradientDiversity(by_input))
+    store.add({"input": stream(5, seed=1)})
+    keys = store.state_dict()["tensors"]["books.key"]
+    assert ((keys >= 0) & (keys <= 2)).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 8), st.integers(1, 30), st.integers(0, 30), st.integers(0, 2**31), st.booleans())
+def test_a_challenge_is_the_same_in_python(m, n, held, seed, ties):
+    if gradient_diversity.loops is None:
+        pytest.skip("memreplay was installed without a C compiler")
+    random = np.random.default_rng(seed)
+    free = int(random.integers(0 if held else 1, n + 1))
+    squares = random.random(m + n) * random.integers(0, 2, m + n)
+    products = random.normal(size=(m, n)) * 0.5
+    keys = random.random(held) * 2
+    if ties:
+        products, keys = products.round(1), keys.round(1)
+    found = []
+    for way in (gradient_diversity.loops.challenge, gradient_diversity._challenge):
+        slots, scores = np.zeros(n, np.int64), np.zeros(n)
+        chances = np.random.default_rng(seed).random((n - free, 2))
+        assert way(products, squares, keys.copy(), free, chances, slots, scores) == -1
+        found.append((slots, scores))
+        endless = np.append(squares[:-1], np.inf)
+        assert way(products, endless, keys, free, chances, slots.copy(), scores.copy()) == m + n - 1
+    for fast, slow in zip(*found, strict=True):
+        assert np.array_equal(fast, slow)
 
 
 def test_gradients_in_factors_keep_the_same_rows():
