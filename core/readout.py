@@ -68,7 +68,7 @@ class NearestClassMean:
         _check_positive("temperature", self.temperature)
 
     def __call__(self, rows: Mapping[str, Tensor], feature: Tensor) -> Prediction:
-        features, labels, queries = _read(rows, feature, self.feature, self.label)
+        features, labels, queries = read_rows(rows, feature, self.feature, self.label)
         classes, means = class_means(features, labels)
         return _predict(similarity(queries, means, self.metric) / self.temperature, classes)
 
@@ -103,12 +103,17 @@ class KNearest:
             raise ValueError(f"k is {self.k}; expected at least 1 row")
 
     def __call__(self, rows: Mapping[str, Tensor], feature: Tensor) -> Prediction:
-        features, labels, queries = _read(rows, feature, self.feature, self.label)
-        classes, group = torch.unique(labels, return_inverse=True)
+        _, index, votes = self.votes(rows, feature)
+        return counted(rows[self.label], index, votes)
+
+    def votes(self, rows: Mapping[str, Tensor], feature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Similarity, position and share of the vote of the rows nearest to each of ``feature``, (B, min(k, N)) each,
+        the most similar first.
+        """
+        features, _, queries = read_rows(rows, feature, self.feature, self.label)
         by = Nearest(self.feature, self.metric)
         scores, index = by.search({self.feature: features}, {self.feature: queries}, self.k)
-        votes = torch.softmax(scores / self.temperature, dim=1)
-        return _prediction(votes.new_zeros(len(queries), len(classes)).scatter_add_(1, group[index], votes), classes)
+        return scores, index, torch.softmax(scores / self.temperature, dim=1)
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,7 @@ class CalibratedPrototypes:
             raise ValueError(f"shift is {self.shift}; expected a number from 0 to 1")
 
     def __call__(self, rows: Mapping[str, Tensor], feature: Tensor) -> Prediction:
-        features, labels, queries = _read(rows, feature, self.feature, self.label)
+        features, labels, queries = read_rows(rows, feature, self.feature, self.label)
         classes, means = class_means(features, labels)
         means = F.normalize(means, dim=1)
         is_base = torch.isin(classes, torch.tensor(list(self.base), device=classes.device))
@@ -180,13 +185,19 @@ class CacheReadout:
         _check_positive("alpha", self.alpha)
 
     def __call__(self, rows: Mapping[str, Tensor], feature: Tensor) -> Prediction:
-        features, labels, queries = _read(rows, feature, self.feature, self.label)
+        features, labels, queries = read_rows(rows, feature, self.feature, self.label)
         classes, group = torch.unique(labels, return_inverse=True)
         parts = []
         for part in queries.split(max(1, _CHUNK // len(features))):
             affinity = torch.exp(self.beta * (similarity(part, features, "cosine") - 1))
             parts.append(affinity.new_zeros(len(part), len(classes)).index_add_(1, group, affinity))
         return _predict(self.alpha * torch.cat(parts), classes)
+
+
+def counted(labels: Tensor, index: Tensor, votes: Tensor) -> Prediction:
+    """What comes of the votes (B, k) of rows at positions ``index`` (B, k), for their classes among ``labels`` (N,)."""
+    classes, group = torch.unique(labels.to(index.device), return_inverse=True)
+    return _prediction(votes.new_zeros(len(votes), len(classes)).scatter_add_(1, group[index], votes), classes)
 
 
 def similarity(x: Tensor, y: Tensor, metric: str) -> Tensor:
@@ -202,7 +213,7 @@ def similarity(x: Tensor, y: Tensor, metric: str) -> Tensor:
     return -torch.cdist(x, y).square()
 
 
-def _read(
+def read_rows(
     rows: Mapping[str, Tensor], feature: Tensor, feature_column: str, label_column: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features and labels of the rows, and the queries in the same dtype and place."""

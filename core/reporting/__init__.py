@@ -1,5 +1,7 @@
-"""Reporting: what a run found, as a table to read and a file to compare."""
+"""Reporting: what a run found, why a prediction was made, what was recalled and kept, what a memory holds."""
 
+from .evidence import Evidence, explain
 from .results import Results
+from .shapley import KNNShapley
 
-__all__ = ["Results"]
+__all__ = ["Evidence", "KNNShapley", "Results", "explain"]
