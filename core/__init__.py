@@ -2,10 +2,12 @@
 
 from . import protocols, scores
 from .batch import Batch, jagged, texts
+from .learning_rate import CosineRestarts, FinalDecay
 from .memory import Loss, ReplayMemory, Source
 from .mixers import (
     EMA,
     AGem,
+    BinaryCrossEntropy,
     CosineSchedule,
     CrossEntropy,
     FeatureDistillation,
@@ -49,15 +51,18 @@ __all__ = [
     "AGem",
     "BFloat16",
     "Batch",
+    "BinaryCrossEntropy",
     "CacheReadout",
     "CalibratedPrototypes",
     "ClassBalanced",
+    "CosineRestarts",
     "CosineSchedule",
     "CrossEntropy",
     "Episodes",
     "FeatureDistillation",
     "FeatureNoise",
     "Fifo",
+    "FinalDecay",
     "GaussianStore",
     "GradientDiversity",
     "Greedy",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -78,7 +79,7 @@ def fit(
         steps: optimizer steps to train for instead, through as many epochs as that takes.
         forward: see `joint_forward`.
         query: from a batch to the query to recall with.
-        score: the model's verdict to recall by, see `ReplayMemory.recall`.
+        score: the model's verdict to recall by, see `ReplayMemory.recall`; called as ``score(rows, batch=batch)``.
         remember: what to remember of every batch, see `picker`. None: the columns of the batch. ``()``: nothing.
         scheduler: stepped with the optimizer.
         clip_norm: largest norm of the gradient.
@@ -133,7 +134,8 @@ def fit(
                 whole_epoch = True
                 for batch in feed.epoch(progress.epoch, skip=progress.batch):
                     with accelerator.accumulate(model):
-                        recalled = memory.recall(None if query is None else query(batch), score)
+                        verdict = None if score is None else partial(score, batch=batch)
+                        recalled = memory.recall(None if query is None else query(batch), verdict)
                         new, old = joint_forward(model, batch, recalled, forward)
                         loss = memory.loss(new, old)
                         loss.backward(accelerator)

@@ -16,24 +16,17 @@ from pathlib import Path
 
 import torch
 
-from ..core.memory import ReplayMemory
-from ..core.mixers import (
-    CrossEntropy,
-    JointCrossEntropy,
-    LogitDistillation,
-    MaskedCrossEntropy,
-    ReplayCrossEntropy,
-)
 from ..core.protocols.intervals import mean_interval, paired_interval
 from ..core.protocols.sessions import Sessions
 from ..core.reporting import Results
-from ..core.retrievers import Nearest
-from ..core.selection import ClassBalanced, TopScore, Uniform
+from ..core.selection import ClassBalanced, Uniform
 from ..core.stores import Store
 from ..core.stores.keeping import Reservoir
+from . import methods
 from .backbones import MLP, Classifier
 from .data import ImageSet, digits, stratified_split
-from .incremental import Learner, Outcome, Stage
+from .incremental import Outcome
+from .learner import Learner, Stage
 
 SEEDS = range(5)
 REHEARSAL_SEEDS = range(100, 106)
@@ -42,50 +35,29 @@ FIRST = Stage(epochs=30, lr=0.1)
 LATER = Stage(steps=100, batch_size=10)
 CAPACITY = 60
 REPLAY = 32
+KEEP, DRAW = ClassBalanced(Reservoir()), ClassBalanced(Uniform())
 METRICS = ("base", "novel", "harmonic", "forgetting")
 
 
 def er(capacity: int = CAPACITY) -> Learner:
     """Experience replay, the same number of rows of every class kept and recalled."""
-    memory = ReplayMemory(
-        Store(capacity, keep=ClassBalanced(Reservoir())), ClassBalanced(Uniform()), JointCrossEntropy(), REPLAY
-    )
-    return Learner(memory, when="after_session")
+    return methods.er(capacity, REPLAY, keep=KEEP, draw=DRAW, when="after_session")
 
 
 def er_ace() -> Learner:
     """ER with an asymmetric loss on the new rows."""
-    memory = ReplayMemory(
-        Store(CAPACITY, keep=ClassBalanced(Reservoir())),
-        ClassBalanced(Uniform()),
-        MaskedCrossEntropy() + ReplayCrossEntropy(),
-        REPLAY,
-    )
     # new classes meet the old ones in the replayed rows only, so they must be among these
-    return Learner(memory, when="before_session")
+    return methods.er_ace(CAPACITY, REPLAY, keep=KEEP, draw=DRAW, when="before_session")
 
 
 def derpp() -> Learner:
     """Replay of labels and of logits."""
-    memory = ReplayMemory(
-        Store(CAPACITY, keep=ClassBalanced(Reservoir())),
-        ClassBalanced(Uniform()),
-        CrossEntropy() + ReplayCrossEntropy("labels") + 0.2 * LogitDistillation("logits"),
-        {"labels": REPLAY, "logits": REPLAY},
-    )
-    return Learner(memory, ("input", "label", "logits"), when="after_session")
+    return methods.der_pp(CAPACITY, REPLAY, 0.2, 1.0, keep=KEEP, draw=DRAW, when="after_session")
 
 
 def classic() -> Learner:
     """Kept by gradient norm, recalled by similarity, the same loss on memory as on data."""
-    memory = ReplayMemory(
-        Store(CAPACITY, keep=TopScore("gradient_norm")),
-        Nearest("feature"),
-        CrossEntropy() + ReplayCrossEntropy(),
-        REPLAY,
-    )
-    columns = ("input", "label", "feature", "gradient_norm")
-    return Learner(memory, columns, when="after_session", query="feature", refresh=True)
+    return methods.classic(CAPACITY, REPLAY, when="after_session")
 
 
 @dataclass(frozen=True)

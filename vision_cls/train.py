@@ -17,7 +17,8 @@ from ..core.reporting import Results
 from ..core.training import new_accelerator
 from .backbones import MLP, Classifier
 from .data import Data, Digits
-from .incremental import Learner, Outcome, Stage, learn_sessions
+from .incremental import Outcome, learn_sessions
+from .learner import Learner, Stage
 
 _METHODS = Path(__file__).parent / "recipes"
 

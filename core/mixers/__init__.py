@@ -1,5 +1,6 @@
 """Mixers: how what is recalled enters the loss, as terms that add up or as a projection of the gradient."""
 
+from .binary_cross_entropy import BinaryCrossEntropy
 from .cross_entropy import CrossEntropy, JointCrossEntropy, ReplayCrossEntropy
 from .ema import EMA
 from .episodic import Episodic
@@ -19,6 +20,7 @@ from .view import Forward, View, joint_forward
 __all__ = [
     "EMA",
     "AGem",
+    "BinaryCrossEntropy",
     "Composable",
     "CosineSchedule",
     "CrossEntropy",

@@ -1,7 +1,8 @@
 """Reporting: what a run found, why a prediction was made, what was recalled and kept, what a memory holds."""
 
+from .code_digest import code_digest
 from .evidence import Evidence, explain
 from .results import Results
 from .shapley import KNNShapley
 
-__all__ = ["Evidence", "KNNShapley", "Results", "explain"]
+__all__ = ["Evidence", "KNNShapley", "Results", "code_digest", "explain"]

@@ -125,17 +125,17 @@ class Results:
     def _table(self, decimals: int) -> tuple[list[str], list[list[str]]]:
         """Headings, and the cells of each line."""
         metrics = list(dict.fromkeys(row.metric for row in self.rows))
-        compare = any(row.published is not None for row in self.rows)
+        compared = {row.metric for row in self.rows if row.published is not None}
         headings = [""]
         for metric in metrics:
-            headings += (metric, "published", "difference") if compare else (metric,)
+            headings += (metric, "published", "difference") if metric in compared else (metric,)
         lines = []
         for name in dict.fromkeys(row.name for row in self.rows):
             cells = [name]
             for metric in metrics:
                 row = next((row for row in self.rows if (row.name, row.metric) == (name, metric)), None)
                 cells.append("" if row is None else _with_interval(row, decimals))
-                if compare:
+                if metric in compared:
                     published = None if row is None else row.published
                     cells.append("" if published is None else f"{published:.{decimals}f}")
                     cells.append("" if row is None or published is None else f"{row.ours - published:+.{decimals}f}")
@@ -152,7 +152,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _with_interval(row: Row, decimals: int) -> str:
-    return f"{row.ours:.{decimals}f}" + ("" if row.ci95 is None else f" ± {row.ci95:.{decimals}f}")
+    return f"{row.ours:.{decimals}f}" + (f" ± {row.ci95:.{decimals}f}" if row.ci95 else "")
 
 
 def _versions() -> Iterator[tuple[str, str]]:

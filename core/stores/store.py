@@ -5,8 +5,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -186,6 +187,15 @@ class Store:
         return f"Store({len(self)} of {self.capacity} rows, keep={self.keep!r}, columns={list(self._table.columns)})"
 
     # -- keeping ------------------------------------------------------------------------------------------------
+
+    def complete(self, **arguments: Any) -> None:
+        """Gives the policy what could not be known when it was made, such as the gradients of a model for
+        `GradientDiversity`: ``store.complete(gradients=fn)``. What is held, and its scores, stay as they are.
+
+        Raises:
+            TypeError: the policy has no such argument.
+        """
+        self._set_policy(replace(cast(Any, self.keep), **arguments))
 
     @property
     def decides_by(self) -> tuple[str, ...]:

@@ -157,7 +157,7 @@ def run(name: str, steps: int, accelerator: Accelerator, **settings: Any) -> dic
     scenario = SCENARIOS[name]
     model, optimizer, memory = make(name)
 
-    def worst(rows: dict[str, Tensor]) -> Tensor:
+    def worst(rows: dict[str, Tensor], batch: dict[str, Tensor]) -> Tensor:
         with torch.no_grad():
             return nn.functional.cross_entropy(model(rows["input"]), rows["label"], reduction="none")
 

@@ -11,7 +11,8 @@ from memreplay.core.loading import batches
 from memreplay.core.protocols import Sessions
 from memreplay.core.scores import per_sample_gradient_norm
 from memreplay.vision_cls import MLP, digits
-from memreplay.vision_cls.incremental import Learner, Stage, learn_sessions, predict
+from memreplay.vision_cls.incremental import learn_sessions, predict
+from memreplay.vision_cls.learner import Learner, Stage
 
 
 def network(seed: int = 0) -> MLP:

@@ -1,12 +1,15 @@
 import gzip
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from memreplay.vision_cls.backbones import MLP
 from memreplay.vision_cls.recipes import split_mnist
-from memreplay.vision_cls.recipes.split_mnist import TABLE, Setting, reproduce
+from memreplay.vision_cls.recipes.split_mnist import reproduce
+from memreplay.vision_cls.split_mnist_table import TABLE, Setting
 
 
 @pytest.fixture
@@ -30,25 +33,61 @@ def test_the_table_is_the_published_one() -> None:
     assert [published["er", n] for n in (200, 500, 5120)] == [80.43, 86.12, 93.40]
     assert [published["der", n] for n in (200, 500, 5120)] == [84.55, 90.54, 94.90]
     assert [published["der++", n] for n in (200, 500, 5120)] == [85.61, 91.00, 95.30]
+    assert [published["a-gem", n] for n in (200, 500, 5120)] == [45.72, 46.66, 54.24]
+    assert [published["gss", n] for n in (200, 500, 5120)] == [38.90, 49.76, 89.39]
+    assert [published["icarl", n] for n in (200, 500, 5120)] == [70.51, 70.10, 70.60]
 
 
-@pytest.mark.parametrize("method", ["sgd", "er", "der", "der++"])
-def test_every_method_runs(method: str, tiny_mnist: Path) -> None:
-    setting = Setting(method, 0 if method == "sgd" else 20, 0.0, 0.1, 4, 0.5, 0.5)
-    outcome = split_mnist.run(setting, 0, tiny_mnist)
+METHODS = sorted({setting.method for setting in TABLE} - {"sgd", "joint"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_with_a_memory(method: str, tiny_mnist: Path) -> None:
+    outcome = split_mnist.run(Setting(method, 20, None, 0.1, 4, 0.5, 0.5), 0, tiny_mnist)
     assert 0 <= outcome["accuracy"] <= 100
-    rows = min(20, 40)
-    assert (outcome["memory_bytes"] >= rows * 784 * 4) == (method != "sgd")
+    assert outcome["memory_bytes"] >= 20 * 784 * 4
 
 
-def test_finished_runs_are_kept(tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["er", "der++", "joint", "ours"])
+def test_average_and_jitter_can_be_added(method: str, tiny_mnist: Path) -> None:
+    setting = Setting(method, 0 if method == "joint" else 20, None, 0.1, 4, 0.5, average=0.9, jitter=(15, 0.1, 0.15))
+    assert setting.row == ("ours+jitter" if method == "ours" else f"{method}+average+jitter")
+    plain = replace(setting, average=0.0, jitter=None)
+    with_both, without = (split_mnist.run(s, 0, tiny_mnist) for s in (setting, plain))
+    network = 4 * sum(values.numel() for values in MLP(1, 28, 10).parameters())
+    assert with_both["memory_bytes"] - without["memory_bytes"] == (0 if method == "ours" else network)
+
+
+def test_validation_never_sees_the_test_images(tiny_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    found = split_mnist._data
+    monkeypatch.setattr(split_mnist, "_data", lambda root, split: asked.append(split) or found(root, split))
+    monkeypatch.setattr(split_mnist, "HELD_OUT", 10)
+    split_mnist.validate(Setting("er", 20, None, 0.1, 4), 0, tiny_mnist)
+    assert asked == ["train"]
+
+
+def test_finished_runs_are_kept_by_setting_and_code(
+    tiny_mnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = reproduce(seeds=2, data=tiny_mnist, out=tmp_path / "out", only=["er-200"])
-    assert [(row.name, row.seeds, row.published) for row in results.rows] == [("er-200", 2, 80.43)]
+    assert [(row.name, row.metric, row.seeds, row.published) for row in results.rows] == [
+        ("er-200", "accuracy", 2, 80.43),
+        ("er-200", "seconds", 2, None),
+        ("er-200", "memory (kB)", 2, None),
+    ]
     setting = next(setting for setting in TABLE if setting.name == "er-200")
-    monkeypatch.setattr(split_mnist, "run", lambda *_: pytest.fail("ran again"))
-    assert split_mnist._kept(setting, 0, tiny_mnist, tmp_path / "out" / "runs")["accuracy"] >= 0
+    ran = []
+    monkeypatch.setattr(split_mnist, "run", lambda *given: ran.append(given) or {"accuracy": 1.0})
+    folder, code = tmp_path / "out" / "runs", results.config["code"]
+    assert split_mnist._kept(setting, 0, tiny_mnist, folder, code)["accuracy"] >= 0
+    assert not ran
+    split_mnist._kept(setting, 0, tiny_mnist, folder, "another code")
+    assert len(ran) == 1
+    split_mnist._kept(replace(setting, lr=0.2), 1, tiny_mnist, folder, code)
+    assert len(ran) == 2
 
 
 def test_an_unknown_cell_is_named() -> None:
-    with pytest.raises(ValueError, match=r"only is 'err'; expected one of sgd, er-200"):
+    with pytest.raises(ValueError, match=r"only is 'err'; expected one of sgd, joint, classic-200"):
         reproduce(out=Path("nowhere"), only=["err"])

@@ -115,7 +115,7 @@ class GradientDiversity(_GradientSelection):
         gradients: from the columns of n rows to one gradient per row, (n, P), of any part of the model; or to
             `Gradients` in factors, a fraction of the cost: ``lambda rows: scores.factored_gradients(model, rows)``, or
             `memreplay.scores.last_layer_gradients`. It is called once per batch, for the random rows held followed by
-            those that are new.
+            those that are new. None if there is no model yet, see `Store.complete`.
         sample: how many rows held are drawn for comparison.
 
     >>> policy = GradientDiversity(gradients=lambda rows: rows["input"], sample=2)
@@ -124,7 +124,7 @@ class GradientDiversity(_GradientSelection):
     [0, 1]
     """
 
-    gradients: Callable[[Batch], Tensor | Gradients]
+    gradients: Callable[[Batch], Tensor | Gradients] | None = None
     sample: int = 10
 
     @property
@@ -132,6 +132,8 @@ class GradientDiversity(_GradientSelection):
         return ("key",)
 
     def _gradients(self, rows: Batch) -> Tensor | Gradients:
+        if self.gradients is None:
+            raise ValueError(f"gradients is None in {self!r}; pass it here, or store.complete(gradients=...)")
         return self.gradients(rows)
 
 
