@@ -242,3 +242,20 @@ def test_other_bad_input_is_named():
 def test_needs():
     assert GradientDiversity(by_input).needs == ("key",)
     assert StoredGradientDiversity("g").needs == ("g", "key")
+
+
+def test_gradients_can_come_when_there_is_a_model():
+    rows = {"input": stream(30)}
+    store = Store(8, keep=GradientDiversity(sample=4), seed=3)
+    with pytest.raises(ValueError, match=r"gradients is None in GradientDiversity\(.*store.complete"):
+        store.add({"input": rows["input"][:2]}), store.add({"input": rows["input"][2:]})
+    given = Store(8, keep=GradientDiversity(by_input, sample=4), seed=3)
+    store = Store(8, keep=GradientDiversity(sample=4), seed=3)
+    for start in range(0, 30, 10):
+        part = {"input": rows["input"][start : start + 10]}
+        store.complete(gradients=by_input)
+        given.add(part), store.add(part)
+    assert store.rows().ids.tolist() == given.rows().ids.tolist()
+    assert store.keep == given.keep
+    with pytest.raises(TypeError, match="gradient"):
+        store.complete(gradient=by_input)
