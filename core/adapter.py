@@ -132,9 +132,9 @@ class Adapter(Generic[E]):
         self.head: LinearHead | None = None
         """From vectors to logits: the solved head, or the mean of it and of the head that fine-tuning left."""
         self.solved: LinearHead | None = None
-        """What `Recipe.head` found; on the second half of vectors that have two, see `parts`."""
+        """What `Recipe.head` found."""
         self.tuned: LinearHead | None = None
-        """The head that the encoder was fine-tuned under, a linear one; on the first half."""
+        """The head that the encoder was fine-tuned under, a linear one; on the first half of vectors that have two."""
         self.complete = True
         """Whether the memory still has every example that was ever learned from, but for those forgotten."""
         self.label_features = torch.empty(0)
@@ -151,13 +151,9 @@ class Adapter(Generic[E]):
 
     # -- what a domain may do differently --------------------------------------------------------------------------
 
-    def parts(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """Of vectors (B, D): what the tuned head reads, and what the solved one does."""
-        return feature, feature
-
     @property
     def halved(self) -> bool:
-        """Whether `parts` are the two halves of a vector."""
+        """Whether vectors have two halves, of equal length, of which a tuned head reads the first."""
         return False
 
     def told(self, names: Sequence[str]) -> list[int]:
@@ -287,7 +283,7 @@ class Adapter(Generic[E]):
         if told := self.told(list(names.values())):
             position = torch.tensor(told, dtype=torch.int64)
             feature, label = torch.cat([feature, label_features[position]]), torch.cat([label, position])
-        batch = {"feature": self.parts(feature)[1], "label": label}
+        batch = {"feature": feature, "label": label}
         return self.recipe.head.fit(batch, len(place), start, prior=prior, seed=self.recipe.seed)
 
     def _widened(self, rows: Batch, names: Mapping[int, str], label_features: Tensor) -> LinearHead | None:
@@ -298,16 +294,17 @@ class Adapter(Generic[E]):
         means = []
         for place, number in list(enumerate(names))[self.tuned.classes :]:
             shots = torch.cat([rows["feature"][rows["label"] == number], label_features[place : place + 1]])
-            means.append(F.normalize(self.parts(shots)[0].mean(0), dim=0))
+            read = shots.chunk(2, dim=1)[0] if self.halved else shots
+            means.append(F.normalize(read.mean(0), dim=0))
         return self.tuned.with_rows(scale * torch.stack(means))
 
     def _join_heads(self) -> None:
         if self.solved is None:
             return
-        solved, tuned = self.solved, self.tuned
-        if self.halved:
-            solved, tuned = solved.on_half(1), None if tuned is None else tuned.on_half(0)
-        self.head = solved if tuned is None else solved.mean_with(tuned)
+        if self.tuned is None:
+            self.head = self.solved
+        else:
+            self.head = self.solved.mean_with(self.tuned.on_first_half() if self.halved else self.tuned)
 
     # -- answering ------------------------------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..core import adapter as core
 from ..core.batch import jagged
-from ..core.heads import LinearHead
+from ..core.heads import LinearHead, LogisticRegression
 from .data import TextSet, check_texts
 from .encoder import TextEncoder
 from .precision import Precision
@@ -23,7 +23,7 @@ class Recipe(core.Recipe):
     """How an adapter learns; saved with it, so that classes added later are learned in the same way.
 
     Args:
-        head: solves for the head.
+        head: solves for the head; vectors of texts are told apart best with little penalty.
         readout: what the memory adds to the head.
         per_class: rows of each class that the memory holds at most.
         seed: of the memory and of cross-validation.
@@ -31,6 +31,7 @@ class Recipe(core.Recipe):
             number.
     """
 
+    head: LogisticRegression = field(default_factory=lambda: LogisticRegression(C=30.0))
     label_texts: bool = True
 
 
@@ -82,13 +83,9 @@ class TextAdapter(core.Adapter[TextEncoder]):
     recipe_type: ClassVar[type[core.Recipe]] = Recipe
     recipe: Recipe
 
-    def parts(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """The halves of vectors that have two, see `Pooling.also`."""
-        return self.encoder.pooling.parts(feature)
-
     @property
     def halved(self) -> bool:
-        """Whether vectors have two halves."""
+        """Whether vectors have two halves, see `Pooling.also`."""
         return self.encoder.pooling.also is not None
 
     def told(self, names: Sequence[str]) -> list[int]:

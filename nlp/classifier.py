@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..core.heads import LinearHead
+from .below import LayersBelow
 from .encoder import TextEncoder
 
 
@@ -29,15 +30,17 @@ class TextClassifier(nn.Module):
         self.encoder = encoder
         self.head = head
         encoder.body.requires_grad_(False)
+        place = _layers_place(encoder)
         self._top = nn.ModuleList(transformer_layers(encoder)[-layers:])
         if lora is None:
             self._top.requires_grad_(True)
         else:
             _add_lora(encoder.body, self._top, lora, seed)
+        self._below = LayersBelow(encoder, place, self._top)
 
     def forward(self, tokens: Tensor) -> dict[str, Tensor]:
         """``logits`` (B, C) and ``feature`` (B, D) of token ids in the jagged layout."""
-        feature = self.encoder(tokens)
+        feature = self._below(tokens)
         return {"logits": self.head(feature), "feature": feature}
 
     def train(self, mode: bool = True) -> TextClassifier:
@@ -52,6 +55,7 @@ class TextClassifier(nn.Module):
 
     def finish(self) -> TextEncoder:
         """The encoder as it is after training: LoRA is merged into the weights, and the fingerprint is a new one."""
+        self._below.close()
         body = self.encoder.body
         learned = [name for name, values in body.named_parameters() if values.requires_grad]
         if any(".lora_" in name for name in learned):
@@ -67,10 +71,15 @@ def transformer_layers(encoder: TextEncoder) -> list[nn.Module]:
     Raises:
         ValueError: they cannot be found.
     """
+    return list(encoder.body.get_submodule(_layers_place(encoder)).children())
+
+
+def _layers_place(encoder: TextEncoder) -> str:
+    """Where the list of layers is among the modules of the body."""
     depth = getattr(encoder.body.config, "num_hidden_layers", None)
-    for module in encoder.body.modules():
+    for name, module in encoder.body.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == depth:
-            return list(module)
+            return str(name)
     raise ValueError(f"encoder is {encoder.name}, whose {depth} layers are in no list; expected one, as in BERT")
 
 

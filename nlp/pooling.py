@@ -51,13 +51,6 @@ class Pooling:
         """Numbers per vector, where a hidden state has ``dim``."""
         return dim if self.also is None else 2 * dim
 
-    def parts(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The two halves of vectors (B, D), each of length 1; where there are none, the vectors as both."""
-        if self.also is None:
-            return vectors, vectors
-        first, second = (vectors * math.sqrt(2)).chunk(2, dim=1)
-        return first, second
-
     def __call__(self, states: Sequence[Tensor], mask: Tensor | None) -> Tensor:
         """Vectors (B, D).
 

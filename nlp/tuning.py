@@ -46,7 +46,7 @@ class Tuning:
 
     layers: int = 3
     epochs: int = 5
-    steps: int = 120
+    steps: int = 300
     lr: float = 4e-4
     head_lr: float = 1e-3
     batch_size: int = 32

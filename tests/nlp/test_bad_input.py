@@ -128,7 +128,7 @@ def test_empty_lines_and_bad_bytes_in_what_is_asked(
     tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(tiny_encoder, written(tmp_path, GOOD))
-    asked = written(tmp_path, "my card\n\n   \n", "asked.txt")
+    asked = written(tmp_path, "where is my card\n\n   \n", "asked.txt")
     capsys.readouterr()
     main(["nlp", "predict", "--adapter", str(tmp_path / "out"), "--input", str(asked)])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

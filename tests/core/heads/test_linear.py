@@ -11,3 +11,11 @@ def test_the_mean_of_two_heads_has_the_mean_of_their_logits() -> None:
     torch.testing.assert_close(one.mean_with(other)(x), (one(x) + other(x)) / 2)
     with pytest.raises(ValueError, match="heads have no bias, or a cosine"):
         one.mean_with(LinearHead(torch.eye(3), scale=2.0))
+
+
+def test_a_head_on_the_first_half_reads_nothing_else() -> None:
+    head = LinearHead(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([0.5, 0.0]))
+    vectors = torch.tensor([[0.6, 0.8, 9.0, 9.0]]) / 2**0.5
+    torch.testing.assert_close(head.on_first_half()(vectors), torch.tensor([[2.7, 1.0]]))
+    with pytest.raises(ValueError, match="the head is a cosine"):
+        LinearHead(torch.eye(2), scale=2.0).on_first_half()
