@@ -1,7 +1,7 @@
 """Few-shot image classification."""
 
 from .adapter import ImageAdapter, ImagePrediction, Recipe
-from .backbones import MLP, Classifier, Conv4, TorchvisionModel
+from .backbones import MLP, Classifier, Conv4, ResNet12, ResNet20, TimmModel, TorchvisionModel, TransformersModel
 from .data import (
     ByClass,
     CifarFS,
@@ -42,8 +42,12 @@ __all__ = [
     "MiniImageNet",
     "Omniglot",
     "Recipe",
+    "ResNet12",
+    "ResNet20",
+    "TimmModel",
     "TorchvisionData",
     "TorchvisionModel",
+    "TransformersModel",
     "digits",
     "image_folder",
     "omniglot",

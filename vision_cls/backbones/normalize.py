@@ -19,5 +19,8 @@ class Normalize(nn.Module):
     mean: Tensor
     std: Tensor
 
+    def extra_repr(self) -> str:
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .classifier import Classifier
 from .normalize import Normalize
+from .weights import load_weights
 
 
 class TorchvisionModel(Classifier):
@@ -61,22 +61,5 @@ class TorchvisionModel(Classifier):
         if hasattr(network, "aux_logits"):
             network.aux_logits = False
         if weights not in (None, "default"):
-            _load_body(network, Path(str(weights)), place[0])
+            load_weights(network, str(weights), ignore=f"{place[0]}.")
         super().__init__(nn.Sequential(Normalize(mean, std), network), nn.Linear(last.in_features, classes))
-
-
-def _load_body(network: nn.Module, path: Path, classifier: str) -> None:
-    """Copies a state dict of the whole model into ``network``, whose layer ``classifier`` is gone."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    state = {name: values for name, values in state.items() if not name.startswith(f"{classifier}.")}
-    missing, unexpected = network.load_state_dict(state, strict=False)
-    missing = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} holds other weights than the model: missing {missing[:3]}, unexpected {unexpected[:3]}"
-        )
