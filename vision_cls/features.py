@@ -1,0 +1,79 @@
+"""Features: images to vectors by a frozen network, computed once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..core.batch import batch_size
+from ..core.fingerprint import fingerprint
+from ..core.vector_cache import VectorCache, cache_folder
+from .backbones import Classifier
+from .data import ImageSet
+
+_AT_ONCE = 1024
+"""Vectors that are made before they are written."""
+
+
+def default_cache() -> Path:
+    """``$XDG_CACHE_HOME/memreplay/features``, by default in ``~/.cache``."""
+    return cache_folder("features")
+
+
+def features_of(
+    model: Classifier,
+    images: ImageSet | Tensor,
+    *,
+    size: int | None = None,
+    cache: str | Path | None = None,
+    batch: int = 16,
+) -> Tensor:
+    """Features (N, D) of images, float32 on the CPU, without gradients and with batch statistics as they are.
+
+    Args:
+        model: where it is; it may be in training, and is afterwards as it was.
+        images: N of them, (N, C, H, W), uint8 or float32 in [0, 1].
+        size: side in pixels to bring them to, bicubic; None: as they are.
+        cache: a folder where features are kept, keyed by the pixels, the size and the network with its weights; see
+            `default_cache`.
+        batch: images at a time. On a processor few are quicker than many.
+
+    Raises:
+        ValueError: no images.
+
+    >>> from memreplay.vision_cls import MLP, digits
+    >>> features_of(MLP(1, 8, 10), digits("test")).shape
+    torch.Size([539, 100])
+    """
+    pixels = images.images if isinstance(images, ImageSet) else images
+    if not batch_size({"input": pixels}, "images"):
+        raise ValueError("images is empty; expected at least one image")
+    if cache is None:
+        return _compute(model, pixels, size, batch)
+    kept = VectorCache(cache, fingerprint(model.body, repr(model.body), f"size {size}"))
+    contents = [image.numpy() for image in pixels.cpu().contiguous()]
+    return kept(contents, lambda rows: _compute(model, pixels[rows], size, batch), _AT_ONCE)
+
+
+def _compute(model: Classifier, pixels: Tensor, size: int | None, batch: int) -> Tensor:
+    from torchvision.transforms.v2 import functional
+    from tqdm import tqdm
+
+    device = next((values.device for values in model.state_dict().values()), pixels.device)
+    was_training = model.training
+    model.eval()
+    found = []
+    try:
+        with torch.inference_mode():
+            for part in tqdm(pixels.split(batch), "features", disable=None, leave=False):
+                if size is not None and part.shape[-2:] != (size, size):
+                    bicubic = functional.InterpolationMode.BICUBIC
+                    part = functional.resize(part, [size, size], bicubic, antialias=True)
+                part = part.to(device, memory_format=torch.channels_last)
+                part = part.float() / 255 if part.dtype == torch.uint8 else part
+                found.append(model.features(part).float().cpu())
+    finally:
+        model.train(was_training)
+    return torch.cat(found)
