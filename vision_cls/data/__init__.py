@@ -4,6 +4,7 @@ from .cifar_fs import CifarFS
 from .class_parts import ByClass, ClassData, ClassParts
 from .cub import Cub
 from .digits import Digits, digits
+from .few_shot_stream import FewShotStream, listed_sessions, mini_imagenet_stream
 from .folder import ImageFolder, image_folder
 from .hub import HubData
 from .image_set import ImageSet, Split, stratified_split
@@ -20,6 +21,7 @@ __all__ = [
     "Cub",
     "Data",
     "Digits",
+    "FewShotStream",
     "HubData",
     "ImageFolder",
     "ImageSet",
@@ -29,6 +31,8 @@ __all__ = [
     "TorchvisionData",
     "digits",
     "image_folder",
+    "listed_sessions",
+    "mini_imagenet_stream",
     "omniglot",
     "omniglot_runs",
     "rotated",
