@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -54,7 +54,7 @@ class MemoryReadout:
         rows: Mapping[str, Tensor],
         ids: Sequence[int],
         base: Sequence[int],
-        head: torch.nn.Module | None,
+        head: Callable[[Tensor], Tensor] | None,
     ) -> Tensor:
         """Probabilities (B, C) of the classes ``ids``, in that order.
 

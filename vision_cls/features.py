@@ -72,7 +72,6 @@ def _compute(model: Classifier, pixels: Tensor, size: int | None, batch: int) ->
                     bicubic = functional.InterpolationMode.BICUBIC
                     part = functional.resize(part, [size, size], bicubic, antialias=True)
                 part = part.to(device, memory_format=torch.channels_last)
-                part = part.float() / 255 if part.dtype == torch.uint8 else part
                 found.append(model.features(part).float().cpu())
     finally:
         model.train(was_training)

@@ -8,6 +8,7 @@ from .fitted import Fits, Fitted
 from .in_span import InSpan
 from .linear import LinearHead
 from .logistic import LogisticRegression
+from .simplex import simplex
 from .trained import TrainedHead
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "LinearHead",
     "LogisticRegression",
     "TrainedHead",
+    "simplex",
 ]

@@ -1,7 +1,11 @@
 """Classes that arrive in sessions, learned on vectors by several methods."""
 
 from .gaussian_replay import GaussianReplay
-from .method import Method
+from .means import Means, ReadoutHead, calibrated
+from .method import Head, Method
+from .neighbours import Neighbours
+from .projected import ProjectedReplay
+from .random_projection import RandomProjection
 from .replay import Replay, classic, der_pp, er, none
 from .run import learn_sessions
 from .solved import Solved
@@ -9,10 +13,17 @@ from .streaming import Streaming
 
 __all__ = [
     "GaussianReplay",
+    "Head",
+    "Means",
     "Method",
+    "Neighbours",
+    "ProjectedReplay",
+    "RandomProjection",
+    "ReadoutHead",
     "Replay",
     "Solved",
     "Streaming",
+    "calibrated",
     "classic",
     "der_pp",
     "er",

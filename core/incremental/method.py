@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
 from ..batch import Batch
-from ..heads import LinearHead
+
+Head: TypeAlias = Callable[[Tensor], Tensor]
+"""From vectors (B, D) to a number per class (B, C), the highest for the class that is meant."""
 
 
 class Method(Protocol):
@@ -17,8 +20,10 @@ class Method(Protocol):
     of a session come after those before it.
     """
 
-    head: LinearHead | None
-    """From vectors to the logits of the classes so far."""
+    @property
+    def head(self) -> Head | None:
+        """From vectors to the logits of the classes so far; None before the first session."""
+        ...
 
     def learn(self, rows: Batch, named: Tensor | None, classes: int) -> None:
         """Learns a session.

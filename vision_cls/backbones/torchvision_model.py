@@ -32,6 +32,7 @@ class TorchvisionModel(Classifier):
     Raises:
         ValueError: no such model, one that does not end in a linear layer, weights of another model.
 
+    >>> import torch
     >>> TorchvisionModel(3, 32, 5, "resnet18").features(torch.zeros(2, 3, 32, 32)).shape
     torch.Size([2, 512])
     """
