@@ -27,6 +27,7 @@ VERBS = {
     "predict": "label new data with a saved adapter",
     "add-classes": "teach a saved adapter new classes from a few shots",
     "forget": "remove classes or sources from a saved adapter",
+    "episodes": "measure N-way K-shot episodes, of a published split or of data of one's own",
 }
 """A verb of a domain is the function ``main(args)`` of the module of that name, which parses its own arguments."""
 
