@@ -2,7 +2,7 @@
 
 from . import protocols, scores
 from .batch import Batch, jagged, texts
-from .learning_rate import CosineRestarts, FinalDecay
+from .learning_rate import CosineRestarts, FinalDecay, WarmCosine
 from .memory import Loss, ReplayMemory, Source
 from .mixers import (
     EMA,
@@ -108,6 +108,7 @@ __all__ = [
     "UncertaintyWeighting",
     "Uniform",
     "View",
+    "WarmCosine",
     "WeightedReservoir",
     "fit",
     "jagged",

@@ -36,6 +36,29 @@ class FinalDecay:
 
 
 @dataclass(frozen=True)
+class WarmCosine:
+    """Along a line from 0 to 1 over the first ``warm`` of the steps, then half a cosine down to ``least``: the schedule
+    of most training scripts (Goyal et al., Accurate, Large Minibatch SGD, 2017, for the warm-up).
+
+    >>> rate = WarmCosine(warm=0.2)
+    >>> rate(0.0), rate(0.1), rate(0.2), round(rate(0.6), 3), rate(1.0)
+    (0.0, 0.5, 1.0, 0.5, 0.0)
+    """
+
+    warm: float = 0.05
+    least: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warm < 1:
+            raise ValueError(f"warm is {self.warm}; expected a share of the steps, from 0 up to 1")
+
+    def __call__(self, done: float) -> float:
+        if done < self.warm:
+            return done / self.warm
+        return self.least + (1 - self.least) * (1 + math.cos(math.pi * (done - self.warm) / (1 - self.warm))) / 2
+
+
+@dataclass(frozen=True)
 class CosineRestarts:
     """``cycles`` half cosines from 1 down to ``least``, each twice as long as the one before (Loshchilov and Hutter,
     SGDR: Stochastic Gradient Descent with Warm Restarts, ICLR 2017). With five of them and 31 epochs the first takes

@@ -1,6 +1,7 @@
 """Few-shot image classification."""
 
 from .adapter import ImageAdapter, ImagePrediction, Recipe
+from .augment import Augment
 from .backbones import MLP, Classifier, Conv4, ResNet12, ResNet20, TimmModel, TorchvisionModel, TransformersModel
 from .data import (
     ByClass,
@@ -26,6 +27,7 @@ from .encoder import ImageEncoder
 
 __all__ = [
     "MLP",
+    "Augment",
     "ByClass",
     "CifarFS",
     "ClassParts",

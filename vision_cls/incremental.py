@@ -47,10 +47,14 @@ class Outcome:
         """Judges ``model`` after session ``number`` on the test images of all classes seen, against all of these."""
         session = sessions[number]
         rows = test.rows(session.test(test.labels))
-        predicted = predict(model, rows, session.seen)
+        self.note(predict(model, rows, session.seen), rows.labels, sessions, number)
+
+    def note(self, predicted: Tensor, labels: Tensor, sessions: Sessions, number: int) -> None:
+        """Adds what was ``predicted`` after session ``number`` for test images of all classes seen, whose ``labels``
+        are these; both int64 (N,)."""
         groups = [past.classes for past in sessions[: number + 1]]
-        self.by_session.append(base_novel(predicted, rows.labels, sessions[0].classes))
-        self.accuracies.append(accuracy_by_group(predicted, rows.labels, groups))
+        self.by_session.append(base_novel(predicted, labels, sessions[0].classes))
+        self.accuracies.append(accuracy_by_group(predicted, labels, groups))
 
 
 def predict(model: nn.Module, images: ImageSet, classes: Tensor, batch_size: int = 512) -> Tensor:
@@ -80,6 +84,7 @@ def learn_sessions(
     accelerator: Any | None = None,
     out: Path | None = None,
     resume: bool = False,
+    as_bytes: bool = False,
     **options: Any,
 ) -> Outcome:
     """Teaches ``model`` one session after the other and judges it after each.
@@ -88,13 +93,15 @@ def learn_sessions(
         stages: one per session; the last one also serves for those that follow.
         seed: of the order of the rows.
         out: every session has a folder in it. With ``resume``, sessions that were finished are taken from there.
-        options: for `fit`.
+        as_bytes: images of bytes stay so, also in the memory of the learner, which takes a quarter of the room: the
+            network divides them by 255.
+        options: for `Learner.learn` and `fit`.
     """
     outcome = Outcome()
     for number, session in enumerate(sessions):
         folder = None if out is None else out / f"session-{number}"
         stage = stages[min(number, len(stages) - 1)]
-        rows = train.batch(session.train)
+        rows = train.stored(session.train) if as_bytes else train.batch(session.train)
         progress = learner.learn(
             model,
             rows,

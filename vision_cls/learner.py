@@ -14,7 +14,7 @@ from ..core import scores
 from ..core.batch import Batch, concat
 from ..core.checkpoint import Progress
 from ..core.learning_rate import Rate, scheduler
-from ..core.loading import batches
+from ..core.loading import Table, batches
 from ..core.memory import ReplayMemory
 from ..core.mixers.ema import EMA
 from ..core.mixers.view import View
@@ -23,6 +23,7 @@ from ..core.selection import Selector
 from ..core.stores import Store
 from ..core.stores.keeping import GradientDiversity
 from ..core.training import Remember, fit, new_accelerator, picker
+from .augment import Augmented
 from .backbones import Classifier
 
 Optimizer: TypeAlias = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -148,12 +149,16 @@ class Learner:
         out: Path | None = None,
         resume: bool = False,
         on_step_end: Callable[[Progress], Mapping[str, float] | None] | None = None,
+        augment: nn.Module | None = None,
+        workers: int = 0,
         **options: Any,
     ) -> Progress:
         """Teaches ``model`` the ``rows`` of session ``number``; the model is changed in place.
 
         Args:
-            seed: of the order of the rows, together with ``number``.
+            seed: of the order of the rows and of their changes, together with ``number``.
+            augment: changes the images of the steps by chance, see `Augmented`; not those that are recalled.
+            workers: processes that make batches ahead.
             accelerator: as for `fit`, which also takes ``out``, ``resume``, ``on_step_end`` and the ``options``.
         """
         accelerator = accelerator or new_accelerator()
@@ -165,7 +170,9 @@ class Learner:
         optimizer = self.optimizer(model.parameters())
         for group in optimizer.param_groups:
             group["lr"] = stage.lr
-        loader = batches(steps_through, stage.batch_size, seed=seed * 1_000_003 + number)
+        seed = seed * 1_000_003 + number
+        table = Table(steps_through) if augment is None else Augmented(steps_through, augment, seed)
+        loader = batches(table, stage.batch_size, seed=seed, workers=workers)
         average: EMA | None = self._kept.get("average")
 
         def after_step(progress: Progress) -> Mapping[str, float] | None:

@@ -24,13 +24,14 @@ class Classifier(nn.Module):
     """
 
     made_with: dict[str, Any]
-    """The arguments of the constructor, by name."""
+    """The arguments of the constructor by name, those left at their defaults too."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         model = super().__new__(cls)
         # a copy is made without arguments, and gets those of the original
-        made_with = inspect.signature(cls.__init__).bind_partial(model, *args, **options).arguments
-        model.__dict__["made_with"] = {name: value for name, value in made_with.items() if value is not model}
+        bound = inspect.signature(cls.__init__).bind_partial(model, *args, **options)
+        bound.apply_defaults()
+        model.__dict__["made_with"] = {name: value for name, value in bound.arguments.items() if value is not model}
         return model
 
     def __init__(self, body: nn.Module, head: nn.Linear) -> None:

@@ -99,6 +99,12 @@ class ImageSet:
         images = chosen.images
         return {"input": images.float() / 255 if images.dtype == torch.uint8 else images, "label": chosen.labels}
 
+    def stored(self, index: Tensor) -> Batch:
+        """``{"input": (n, C, H, W), "label": int64 (n,)}`` of the images ``index``, of the dtype they have. Where these
+        are all there are, they come in their own order and are not copied: they may be larger than the memory."""
+        chosen = self if len(index.unique()) == len(self) else self.rows(index)
+        return {"input": chosen.images, "label": chosen.labels}
+
 
 def stratified_split(labels: Tensor, *, test_fraction: float, generator: torch.Generator) -> dict[Split, Tensor]:
     """Positions (int64, ascending) of a train and a test part with equal shares of every class.
