@@ -46,7 +46,8 @@ class Parser(jsonargparse.ArgumentParser):
         line = " ".join(message.split())
         for long, short in _SHORTER:
             line = long.sub(short, line)
-        mistake = _MISTAKE.search(line)
+        # jsonargparse sees some near misses itself
+        mistake = None if "did you mean" in line else _MISTAKE.search(line)
         near = _meant(self, mistake.group(1)) if mistake else None
         if near:
             line += f"; did you mean {near}?"

@@ -38,7 +38,7 @@ def decode_all(
                 message = f"{files[position]} is no image that can be read: {image}"
                 if on_corrupt == "error":
                     threads.shutdown(cancel_futures=True)
-                    raise ValueError(message) from image
+                    raise ValueError(f"{message}; on_corrupt 'skip' leaves such files out") from image
                 warnings.warn(f"left out: {message}", stacklevel=3)
             else:
                 images[len(readable)] = image
