@@ -46,7 +46,7 @@ class Outcome:
     def observe(self, model: nn.Module, sessions: Sessions, number: int, test: ImageSet) -> None:
         """Judges ``model`` after session ``number`` on the test images of all classes seen, against all of these."""
         session = sessions[number]
-        rows = test.rows(session.test(test.labels))
+        rows = test.part(session.test(test.labels))
         self.note(predict(model, rows, session.seen), rows.labels, sessions, number)
 
     def note(self, predicted: Tensor, labels: Tensor, sessions: Sessions, number: int) -> None:
@@ -101,7 +101,7 @@ def learn_sessions(
     for number, session in enumerate(sessions):
         folder = None if out is None else out / f"session-{number}"
         stage = stages[min(number, len(stages) - 1)]
-        rows = train.stored(session.train) if as_bytes else train.batch(session.train)
+        rows = train.part(session.train).stored() if as_bytes else train.batch(session.train)
         progress = learner.learn(
             model,
             rows,

@@ -165,7 +165,7 @@ def adapted(judged: nn.Module, model: Classifier, recipe: Recipe, sessions: Sess
     """
     network = judged if isinstance(judged, Classifier) else model
     learned = torch.cat([session.train for session in sessions])
-    images = train if len(learned) == len(train) else train.rows(learned.sort().values)
+    images = train.part(learned.sort().values)
     size = train.images.shape[-1]
     some = ImageEncoder(network, train.images.shape[1], size, scale=1.0).embed(images.images[:512])
     scale = float(some.norm(dim=1).mean().clamp(min=1e-6))
@@ -220,8 +220,7 @@ def _solved(adapter: ImageAdapter, sessions: Sessions, train: ImageSet, test: Im
     asked = adapter.encoder.embed(test.images)
     for number, session in enumerate(sessions):
         began = time.perf_counter()
-        whole = len(session.train) == len(train)
-        adapter.learn(train if whole else train.rows(session.train))
+        adapter.learn(train.part(session.train))
         outcome.seconds.append(time.perf_counter() - began)
         label = torch.tensor([train.classes.index(name) for name in adapter.classes])
         rows = session.test(test.labels)

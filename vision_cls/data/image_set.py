@@ -64,6 +64,11 @@ class ImageSet:
         sources = tuple(self.sources[i] for i in index.tolist()) if self.sources else ()
         return replace(self, images=self.images[index], labels=self.labels[index], sources=sources)
 
+    def part(self, index: Tensor) -> ImageSet:
+        """The images ``index``, each named once. Where these are all there are, they come in their own order and are
+        not copied: they may be larger than the memory."""
+        return self if len(index) == len(self) else self.rows(index)
+
     def of(self, classes: Iterable[int]) -> ImageSet:
         """The images of some classes; labels and class names stay as they are."""
         return self.rows(torch.isin(self.labels, torch.tensor(sorted(classes), dtype=torch.int64)).nonzero().squeeze(1))
@@ -99,11 +104,9 @@ class ImageSet:
         images = chosen.images
         return {"input": images.float() / 255 if images.dtype == torch.uint8 else images, "label": chosen.labels}
 
-    def stored(self, index: Tensor) -> Batch:
-        """``{"input": (n, C, H, W), "label": int64 (n,)}`` of the images ``index``, of the dtype they have. Where these
-        are all there are, they come in their own order and are not copied: they may be larger than the memory."""
-        chosen = self if len(index.unique()) == len(self) else self.rows(index)
-        return {"input": chosen.images, "label": chosen.labels}
+    def stored(self) -> Batch:
+        """``{"input": (N, C, H, W), "label": int64 (N,)}`` of all images, of the dtype they have, not copied."""
+        return {"input": self.images, "label": self.labels}
 
 
 def stratified_split(labels: Tensor, *, test_fraction: float, generator: torch.Generator) -> dict[Split, Tensor]:
