@@ -68,6 +68,7 @@ def train(
     clip_norm: float | None = None,
     workers: int = 0,
     save_every: int | None = None,
+    log_every: int = 50,
     out: Path = Path("runs/vision"),
     resume: bool = False,
 ) -> Outcome:
@@ -96,6 +97,7 @@ def train(
         clip_norm: largest norm of the gradient; null: any.
         workers: processes that load and change images ahead.
         save_every: optimizer steps between checkpoints, besides one at the end of every session.
+        log_every: optimizer steps between the lines of ``metrics.jsonl``, of which every session has its own.
         out: folder for the adapter and the results.
         resume: go on with the run in ``out``.
     """
@@ -128,6 +130,7 @@ def train(
                 out=out,
                 resume=resume,
                 save_every=save_every,
+                log_every=log_every,
                 clip_norm=clip_norm,
                 augment=augment,
                 workers=workers,

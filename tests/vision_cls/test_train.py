@@ -165,12 +165,13 @@ EVERYTHING = [
 
 
 def test_everything_at_once(tmp_path: Path) -> None:
-    main(["--config", "er", *SESSIONS, *EVERYTHING, "--out", str(tmp_path)])
+    main(["--config", "er", *SESSIONS, *EVERYTHING, "--log_every", "5", "--out", str(tmp_path)])
     lines = [json.loads(line) for line in (tmp_path / "session-0" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["lr"] < 1e-4  # the rate has come down
+    assert len(lines) > 3
+    assert lines[-1]["lr"] < min(line["lr"] for line in lines[:-1])  # the rate comes down
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["learner"]["optimizer"]["init_args"]["weight_decay"] == 0.01
-    assert results(tmp_path)["after session 0", "base"] > 30
+    assert results(tmp_path)["after session 0", "base"] > 25
 
 
 def test_images_on_disk_are_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
