@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt setup.py $(shell find core -name '*.c')
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+DETECTRON2 = { $(INSTALL) --no-index --no-deps detectron2 && $(INSTALL) -e ".[detectron2]"; } >/dev/null 2>&1 || true
 
 .PHONY: help demo test test-slow lint bench clean
 
@@ -42,15 +43,15 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml and constraints.txt when the environment has what they name. detectron2 is on no
-# package index: it is taken where pip already knows a wheel of it, and done without otherwise.
+# package index: where pip knows a wheel of it, it is taken together with what it needs, and done without otherwise.
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(SOURCES)
 	$(INSTALL) -e ".[demo]"
-	@$(INSTALL) --no-index detectron2 >/dev/null 2>&1 || true
+	@$(DETECTRON2)
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/python.stamp $(SOURCES)
 	$(INSTALL) -e ".[demo,test]"
-	@$(INSTALL) --no-index detectron2 >/dev/null 2>&1 || true
+	@$(DETECTRON2)
 	@touch $@
 
 $(VENV)/python.stamp:

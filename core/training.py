@@ -27,9 +27,12 @@ from .loading import Feed
 from .memory import ReplayMemory
 from .mixers.cross_entropy import CrossEntropy
 from .mixers.view import Forward, View, joint_forward
+from .stores.rows import Rows
 
 Remember: TypeAlias = Callable[[View], Mapping[str, Tensor] | None]
 """From the view of the new rows to the columns that the memory shall take in; None for nothing."""
+Views: TypeAlias = Callable[[Any, Any, Mapping[str, Rows] | None], tuple[View, dict[str, View]]]
+"""From the model, a batch and what was recalled to the views of the new rows and of every draw, as `joint_forward`."""
 Hook: TypeAlias = Callable[[Progress], Mapping[str, float] | None]
 """Called with the progress; what it returns is reported."""
 
@@ -43,6 +46,7 @@ def fit(
     epochs: int | None = None,
     steps: int | None = None,
     forward: Forward | None = None,
+    views: Views | None = None,
     query: Callable[[Batch], Mapping[str, Tensor]] | None = None,
     score: Callable[..., Tensor] | None = None,
     remember: Sequence[str] | Remember | None = None,
@@ -78,6 +82,8 @@ def fit(
         epochs: how often to go through the data; 1 if neither this nor ``steps`` is given.
         steps: optimizer steps to train for instead, through as many epochs as that takes.
         forward: see `joint_forward`.
+        views: called instead of `joint_forward`, for a model whose outputs are not one row per row of a batch, such as
+            a detector.
         query: from a batch to the query to recall with.
         score: the model's verdict to recall by, see `ReplayMemory.recall`; called as ``score(rows, batch=batch)``.
         remember: what to remember of every batch, see `picker`. None: the columns of the batch. ``()``: nothing.
@@ -97,11 +103,14 @@ def fit(
         How far it got.
 
     Raises:
-        ValueError: both ``epochs`` and ``steps``; or ``out`` holds a run and ``resume`` is False.
+        ValueError: both ``epochs`` and ``steps``, or both ``forward`` and ``views``; or ``out`` holds a run and
+            ``resume`` is False.
         FloatingPointError: a reported loss is not finite.
     """
     if epochs is not None and steps is not None:
         raise ValueError(f"epochs is {epochs} and steps is {steps}; expected at most one of them")
+    if forward is not None and views is not None:
+        raise ValueError("forward and views are both given; expected at most one of them")
     if log_every < 1 or (save_every is not None and save_every < 1):
         raise ValueError(f"log_every is {log_every} and save_every is {save_every}; expected at least 1")
     if out is not None and not resume and latest(Path(out, "checkpoints")) is not None:
@@ -136,7 +145,10 @@ def fit(
                     with accelerator.accumulate(model):
                         verdict = None if score is None else partial(score, batch=batch)
                         recalled = memory.recall(None if query is None else query(batch), verdict)
-                        new, old = joint_forward(model, batch, recalled, forward)
+                        if views is None:
+                            new, old = joint_forward(model, batch, recalled, forward)
+                        else:
+                            new, old = views(model, batch, recalled)
                         loss = memory.loss(new, old)
                         loss.backward(accelerator)
                         if accelerator.sync_gradients:

@@ -492,3 +492,25 @@ def test_bad_input():
         model[0].weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
         fit(model, optimizer, shuffled(), log_every=1)
+
+
+def test_views_take_the_place_of_the_joint_forward() -> None:
+    """A model whose outputs are its losses, as those of detectors are."""
+
+    def views(model, batch, recalled):
+        loss = nn.functional.cross_entropy(model(batch["input"]), batch["label"])
+        seen.append(None if recalled is None else len(recalled["replay"]))
+        return View(batch, {"loss": loss.expand(len(batch["label"]))}), {}
+
+    class Reported(CrossEntropy):
+        def loss(self, view):
+            return view.output("loss").mean()
+
+    seen: list[int | None] = []
+    model = net()
+    memory = ReplayMemory(Store(20), mix=Reported(), replay=4)
+    fit(model, torch.optim.SGD(model.parameters(), 0.1), shuffled(), memory, views=views, progress_bar=False)
+    assert seen == [None, 4, 4, 4, 4]
+    assert len(memory.source) == 20
+    with pytest.raises(ValueError, match="forward and views are both given"):
+        fit(model, torch.optim.SGD(model.parameters(), 0.1), shuffled(), views=views, forward=lambda m, b: {})

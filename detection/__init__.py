@@ -1,0 +1,1 @@
+"""Few-shot object detection with a memory of pooled regions."""

@@ -1,0 +1,214 @@
+"""DetectionAdapter: a detector that is saved, taught new classes and made to forget, with its memory of regions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.batch import take
+from ..core.protocols.seeding import generator_at
+from ..core.stores import Store
+from ..core.stores.files import read_save, write_save
+from .data import DetectionSet
+from .detector import Detections
+from .faster_rcnn import FasterRCNN
+from .memory import ROIMemory
+from .predictors import CosinePredictor
+from .regions import extract
+from .torchvision_detector import TorchvisionDetector
+from .tuning import FineTuning
+
+KIND = "memreplay detection adapter"
+
+
+class DetectionAdapter:
+    """A detector with named classes and a memory of their regions. Old images are never needed again.
+
+    Every class has a number, that of its logit, which is never given to another. Classes are in the order in which they
+    were learned: those of the first training, then the others as they came.
+
+    Args:
+        architecture: what the detector was built by.
+        detector: knows the classes.
+        names: of the classes, in order.
+        memory: of their regions; None where there is none, and new classes are learned without.
+
+    In three lines, once it is saved: ``adapter = DetectionAdapter.load(folder)``, ``adapter.add_classes(shots)``,
+    ``adapter.predict([image])``.
+    """
+
+    def __init__(
+        self,
+        architecture: FasterRCNN,
+        detector: TorchvisionDetector,
+        names: Sequence[str],
+        memory: ROIMemory | None = None,
+    ) -> None:
+        self.architecture = architecture
+        self.detector = detector
+        self.names: dict[int, str] = dict(enumerate(names))
+        """The classes by number."""
+        self.base = list(names)
+        """The classes that were learned first."""
+        self.memory = memory
+        if len(names) != detector.classes:
+            raise ValueError(f"names has {len(names)} classes; the detector has {detector.classes}")
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes."""
+        return list(self.names.values())
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def add_classes(
+        self,
+        data: DetectionSet,
+        tuning: FineTuning = FineTuning(),  # noqa: B008 (immutable)
+        *,
+        seed: int = 0,
+        **options: Any,
+    ) -> float:
+        """Teaches new classes from a few boxes of each, or old ones from more. Of old images nothing is read.
+
+        Args:
+            data: images with boxes. What is not marked on them counts as background, see `FineTuning.unmarked`.
+            tuning: how; without a memory only ``finetune`` and ``tfa`` can be used. Where the backbone learns too, the
+                memory no longer fits it afterwards and must be filled anew.
+            seed: of the order of the data and of the first weights.
+            options: for `FineTuning.tune`.
+
+        Returns:
+            Seconds spent learning.
+
+        Raises:
+            ValueError: there are no boxes of a class; see `FineTuning.tune`. The adapter is unchanged.
+        """
+        lacking = [name for name, count in data.counts().items() if not count]
+        if lacking:
+            raise ValueError(f"data has no box of {lacking[0]!r}; expected at least one of every class")
+        added = [name for name in data.classes if name not in self.classes]
+        detector = copy.deepcopy(self.detector)
+        names = {**self.names, **{detector.classes + i: name for i, name in enumerate(added)}}
+        if added:
+            detector.grow(len(added), generator_at(seed, "grow"))
+        known = self._numbered(data, names)
+        progress = tuning.tune(detector, known, self.memory, seed=seed, **options)
+        if self.memory is not None and tuning.learns == "head":
+            self._remember(detector, known)
+        self.detector, self.names = detector, names
+        return progress.seconds
+
+    def _numbered(self, data: DetectionSet, names: Mapping[int, str]) -> DetectionSet:
+        """``data`` with the numbers of the classes as labels; forgotten numbers have a name that is no class."""
+        numbers = {name: number for number, name in names.items()}
+        places = torch.tensor([numbers[name] for name in data.classes])
+        every = [names.get(number, f"(forgotten {number})") for number in range(1 + max(names))]
+        return DetectionSet(every, [replace(p, labels=places[p.labels]) for p in data.pictures], data.files)
+
+    def _remember(self, detector: TorchvisionDetector, data: DetectionSet) -> None:
+        """Takes the objects of ``data`` into the memory, which grows so that the old ones keep their room."""
+        assert self.memory is not None
+        rows = extract(detector, data)
+        new = take(rows, (rows["label"] >= 0).nonzero()[:, 0])
+        held = self.memory.objects
+        if isinstance(held, Store):
+            classes = set(new["label"].tolist()) - set(self.memory.summary()["classes"])
+            held.resize(held.capacity + len(classes) * -(-held.capacity // len(self.names)))
+        self.memory.add(new)
+
+    def forget(self, label: str) -> int:
+        """Removes a class: its regions, its weights in the predictor, its name. The next `save` replaces the last.
+
+        Layers before the predictor keep what they became by learning the class.
+
+        Returns:
+            Rows that left the memory.
+
+        Raises:
+            KeyError: there is no such class.
+            ValueError: it is the only one.
+        """
+        if label not in self.classes:
+            raise KeyError(f"label is {label!r}; expected one of the classes {self.classes}")
+        if len(self.names) == 1:
+            raise ValueError(f"label is {label!r}, the only class; expected another to be left")
+        number = next(number for number, name in self.names.items() if name == label)
+        self.detector.drop(number)
+        del self.names[number]
+        self.base = [name for name in self.base if name != label]
+        return 0 if self.memory is None else self.memory.forget(number)
+
+    # -- predicting ---------------------------------------------------------------------------------------------------
+
+    def predict(self, images: Sequence[Tensor]) -> list[Detections]:
+        """What is on images (3, H, W), uint8 or floats in [0, 1]; labels are the numbers in `names`."""
+        device = next(self.detector.parameters()).device
+        return self.detector.detect([image.to(device) for image in images])
+
+    # -- saving -------------------------------------------------------------------------------------------------------
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the adapter: safetensors and a manifest, in one step; the last save stays whole until then.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        tensors = {f"detector.{name}": values for name, values in self.detector.state_dict().items()}
+        memory = None
+        if self.memory is not None:
+            state = self.memory.state_dict()
+            tensors |= {f"memory.{name}": values for name, values in state["tensors"].items()}
+            memory = state["meta"]
+        meta = {
+            "kind": KIND,
+            "architecture": {**asdict(self.architecture), "weights": None},
+            "cosines": isinstance(self.detector.part("predictor"), CosinePredictor),
+            "logits": self.detector.classes,
+            "classes": {str(number): name for number, name in self.names.items()},
+            "base": self.base,
+            "memory": memory,
+        }
+        write_save(Path(folder), tensors, meta)
+
+    @staticmethod
+    def load(folder: str | Path, *, device: torch.device | str = "cpu") -> DetectionAdapter:
+        """Reads an adapter written by `save`.
+
+        Raises:
+            FileNotFoundError: there is no save.
+            ValueError: the save is damaged or something else.
+        """
+        tensors, meta = read_save(Path(folder))
+        if meta.get("kind") != KIND:
+            raise ValueError(f"{folder} holds no detection adapter; its kind is {meta.get('kind')!r}")
+        try:
+            saved = {n: tuple(v) if isinstance(v, list) else v for n, v in meta["architecture"].items()}
+            architecture = FasterRCNN(**saved)  # type: ignore[arg-type]
+            detector = architecture.build(int(meta["logits"]))
+            if meta["cosines"]:
+                detector.use_cosines()
+            detector.load_state_dict(_within(tensors, "detector."))
+            adapter = DetectionAdapter(architecture, detector.to(device), [""] * detector.classes)
+            adapter.names = {int(number): name for number, name in meta["classes"].items()}
+            adapter.base = list(meta["base"])
+            if meta["memory"] is not None:
+                adapter.memory = ROIMemory.of_state({"tensors": _within(tensors, "memory."), "meta": meta["memory"]})
+        except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+            raise ValueError(f"the adapter in {folder} is damaged: {error!r}") from error
+        detector.eval()
+        return adapter
+
+    def __repr__(self) -> str:
+        return f"DetectionAdapter({len(self.names)} classes, {self.architecture.backbone}, {self.memory!r})"
+
+
+def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start so, by the rest of their names."""
+    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,225 @@
+"""Demo: a detector of handwritten digits learns new digits from five boxes each, with and without a memory of regions.
+
+The scenes are composed of scikit-learn's real digits. A small detector learns six digits from images; then four new
+ones follow, from five boxes of each, by every method from the same start, with the same boxes and the same number of
+steps. Each method has its own learning rate, chosen in a rehearsal with other boxes, on scenes of the handwriting that
+is learned from. The test scenes, of other handwriting, are looked at once, at the end.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from ..core.batch import Batch
+from ..core.protocols.intervals import paired_interval
+from ..core.protocols.metrics import harmonic_mean
+from ..core.protocols.seeding import generator_at
+from ..core.reporting import Results
+from ..core.stores import Store
+from . import shots as split
+from .base import BaseTraining
+from .data import DetectionSet
+from .evaluation import detect, judge
+from .faster_rcnn import FasterRCNN
+from .memory import ROIMemory
+from .regions import extract, fill
+from .scenes import digit_scenes
+from .torchvision_detector import TorchvisionDetector
+from .tuning import FineTuning, Method
+
+SEEDS = range(4)
+REHEARSAL_SEEDS = (0, 1)
+LEARNING_RATES = (0.001, 0.003, 0.01, 0.03)
+SHOWN: tuple[Method, ...] = ("finetune", "tfa", "classic", "gaussian", "replay")
+SHUFFLED = "replay, shuffled labels"
+SHOT = 5
+OBJECTS = 300
+BACKGROUND = 150
+METRICS = ("base", "novel", "all", "harmonic")
+
+DETECTOR = FasterRCNN(
+    backbone="small",
+    levels=(4, 8),
+    channels=48,
+    pool=5,
+    head=128,
+    regions=16,
+    positive=0.5,
+    proposals=50,
+    min_size=64,
+    max_size=64,
+    anchor=12,
+    ratios=(1.0,),
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+BASE = BaseTraining(steps=400, images=8, lr=0.004, optimizer="adamw", warmup=40, clip_norm=5.0, flip=0.0)
+TUNING = FineTuning(steps=150, regions=64, replay=64, passes=4)
+
+
+@dataclass
+class Start:
+    """What every method starts from, for one seed.
+
+    Attributes:
+        digits: all ten, the base digits first.
+        detector: knows the base digits.
+        rows: regions of the images that it learned from.
+        scenes: of all digits, to draw boxes from; to judge on in rehearsal; and to judge on.
+    """
+
+    digits: list[int]
+    detector: TorchvisionDetector
+    rows: Batch
+    scenes: tuple[DetectionSet, DetectionSet, DetectionSet]
+
+    @property
+    def base(self) -> list[str]:
+        """The names of the base digits."""
+        return [str(digit) for digit in self.digits[:6]]
+
+
+def learn_base(seed: int) -> Start:
+    """Which digits are base is drawn by the seed."""
+    digits = torch.randperm(10, generator=generator_at(seed, "digits")).tolist()
+    images = digit_scenes(400, digits[:6], size=64, seed=seed)
+    detector = DETECTOR.build(6, seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        BASE.train(detector, images, seed=seed, progress_bar=False)
+    scenes = [
+        digit_scenes(n, digits, split=split, size=64, seed=seed + far)
+        for n, split, far in ((150, "train", 1000), (60, "train", 2000), (100, "test", 3000))
+    ]
+    return Start(digits, detector, extract(detector, images, seed=seed), (scenes[0], scenes[1], scenes[2]))
+
+
+@dataclass
+class Shots:
+    """Five boxes of each new digit.
+
+    Attributes:
+        detector: with a place for the new digits, which it does not know yet.
+        data: the images with these boxes.
+        rows: their regions.
+    """
+
+    detector: TorchvisionDetector
+    data: DetectionSet
+    rows: Batch
+
+
+def draw(start: Start, seed: int) -> Shots:
+    """The boxes for a seed."""
+    names = [str(digit) for digit in start.digits]
+    shots = split.Shots.draw(start.scenes[0], names[6:], SHOT, seed).of(start.scenes[0], names)
+    detector = copy.deepcopy(start.detector)
+    detector.grow(4, generator_at(seed, "grow"))
+    return Shots(detector, shots, extract(detector, shots, passes=TUNING.passes, seed=seed))
+
+
+def run(
+    start: Start, shots: Shots, tuning: FineTuning, seed: int, scenes: DetectionSet, shuffled: bool
+) -> dict[str, float]:
+    """Base, novel, overall and harmonic AP50 of a method on ``scenes``, and the bytes of its memory."""
+    detector = copy.deepcopy(shots.detector)
+    memory = tuning.new_memory(OBJECTS, BACKGROUND, seed=seed, fingerprint=detector.fingerprint())
+    if memory is not None:
+        fill(memory, start.rows)
+        if shuffled:
+            _shuffle_labels(memory, seed)
+    tuning.tune(detector, shots.data, memory, rows=shots.rows, seed=seed, progress_bar=False)
+    found = judge(scenes, detect(detector, scenes, 50)).groups(start.base)
+    found["harmonic"] = harmonic_mean(found["base"], found["novel"])
+    return {**found, "bytes": 0.0 if memory is None else float(memory.nbytes)}
+
+
+def _shuffle_labels(memory: ROIMemory, seed: int) -> None:
+    """Exchanges the labels of the objects held at random, so that only their features are those of objects."""
+    assert isinstance(memory.objects, Store)
+    rows = memory.objects.rows()
+    order = torch.randperm(len(rows), generator=generator_at(seed, "shuffle"))
+    memory.objects.update(rows, label=rows["label"][order])
+
+
+def rehearse(start: Start, seed: int) -> dict[str, list[float]]:
+    """Harmonic AP50 of every method for every learning rate, with other boxes and scenes than those of the test."""
+    shots = draw(start, seed + 100)
+    return {
+        method: [
+            run(start, shots, replace(TUNING, method=method, lr=lr), seed, start.scenes[1], False)["harmonic"]
+            for lr in LEARNING_RATES
+        ]
+        for method in SHOWN
+    }
+
+
+def measure(start: Start, rates: Mapping[str, float], seed: int) -> dict[str, dict[str, float]]:
+    """The figures of every method on the test scenes; those of the detector before it learned anything new as well."""
+    shots = draw(start, seed)
+    before = judge(start.scenes[2], detect(start.detector, start.scenes[2], 50)).groups(start.base)
+    found = {"before": {"base": before["base"]}}
+    for method in SHOWN:
+        tuning = replace(TUNING, method=method, lr=rates[method])
+        found[method] = run(start, shots, tuning, seed, start.scenes[2], False)
+    tuning = replace(TUNING, method="replay", lr=rates["replay"])
+    found[SHUFFLED] = run(start, shots, tuning, seed, start.scenes[2], True)
+    return found
+
+
+_STARTS: dict[int, Start] = {}
+"""What this process learned, by seed."""
+
+
+def first(seed: int) -> dict[str, list[float]]:
+    """Learns the base digits of a seed, and rehearses where it is one to rehearse on."""
+    _STARTS[seed] = learn_base(seed)
+    return rehearse(_STARTS[seed], seed) if seed in REHEARSAL_SEEDS else {}
+
+
+def demo(out: Path) -> None:
+    """Learns, rehearses, measures, prints the table, and writes ``results.json`` and pictures to ``out``."""
+    print(f"A detector learns 6 digits, then 4 new ones from {SHOT} boxes each. What does it still find?\n")
+    context = get_context("spawn")
+    # one process per half of the seeds, which keeps its detectors
+    pools = [ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) for _ in range(2)]
+    by_seed = {seed: pools[place % 2] for place, seed in enumerate(SEEDS)}
+    try:
+        tried = [pool.submit(first, seed) for seed, pool in by_seed.items()]
+        rehearsals = [found for task in tried if (found := task.result())]
+        rates: dict[str, float] = {name: _best([rehearsal[name] for rehearsal in rehearsals]) for name in SHOWN}
+        print("learning rates chosen in rehearsal: " + ", ".join(f"{name} {lr:g}" for name, lr in rates.items()))
+        tasks = [pool.submit(_measured, rates, seed) for seed, pool in by_seed.items()]
+        measured = [task.result() for task in tasks]
+    finally:
+        for pool in pools:
+            pool.shutdown()
+    results = Results("detection/demo", {"learning_rates": rates, "shot": SHOT, "steps": TUNING.steps})
+    results.add("before", "base", [of_seed["before"]["base"] for of_seed in measured])
+    for name in (*SHOWN, SHUFFLED):
+        for metric in METRICS:
+            results.add(name, metric, [of_seed[name][metric] for of_seed in measured])
+    results.memory_bytes = max(int(of_seed["replay"]["bytes"]) for of_seed in measured)
+    results.print(decimals=1)
+    for metric in ("base", "novel"):
+        with_memory, without = ([of_seed[name][metric] for of_seed in measured] for name in ("replay", "finetune"))
+        gain = paired_interval(with_memory, without)
+        print(f"replay minus fine-tuning without memory, {metric} AP50, same seeds: {gain:.1f} (95 % interval)")
+    path = results.save(out)
+    print(f"AP50 in percent, mean ± 95 % interval over {len(SEEDS)} seeds; wrote {path}")
+
+
+def _measured(rates: Mapping[str, float], seed: int) -> dict[str, dict[str, float]]:
+    return measure(_STARTS[seed], rates, seed)
+
+
+def _best(rehearsals: Sequence[Sequence[float]]) -> float:
+    means = [sum(column) for column in zip(*rehearsals, strict=True)]
+    return LEARNING_RATES[means.index(max(means))]

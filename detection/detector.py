@@ -1,0 +1,209 @@
+"""Detector: what the memory and the training loop need of a two-stage detector, whoever wrote it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from ..core.batch import Batch
+from ..core.mixers.view import View, columns_of, on_device
+from ..core.stores import Rows
+from .memory import BACKGROUND
+
+Images: TypeAlias = Mapping[str, list[Tensor]]
+"""A batch of images: ``image`` (3, H, W), uint8 or floats in [0, 1]; and where they are learned from ``boxes`` (N, 4),
+x1, y1, x2, y2 in pixels, ``label`` (N,), the class, and ``id`` (), the image. Each a list with an entry per image."""
+
+Part: TypeAlias = Literal["backbone", "proposals", "head", "predictor"]
+PARTS: tuple[Part, ...] = ("backbone", "proposals", "head", "predictor")
+"""The parts of a detector, in the order in which an image passes them."""
+
+
+@dataclass(frozen=True)
+class Detections:
+    """What was found on an image.
+
+    Attributes:
+        boxes: float32 (N, 4), x1, y1, x2, y2 in pixels of the image.
+        scores: float32 (N,), descending.
+        labels: int64 (N,), the classes.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+    def above(self, score: float) -> Detections:
+        """Those with at least this score."""
+        return self._only(self.scores >= score)
+
+    def numbered(self, places: Mapping[int, int]) -> Detections:
+        """With other numbers for the classes; those without one are left out.
+
+        >>> found = Detections(torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([3, 5]))
+        >>> found.numbered({5: 0}).labels
+        tensor([0])
+        """
+        known = torch.tensor([label in places for label in self.labels.tolist()], dtype=torch.bool)
+        labels = [places[label] for label in self.labels[known].tolist()]
+        return replace(self._only(known), labels=torch.tensor(labels, dtype=torch.int64))
+
+    def _only(self, index: Tensor) -> Detections:
+        return Detections(self.boxes[index], self.scores[index], self.labels[index])
+
+
+class Detector(nn.Module):
+    """Base of the detectors of this package. A backend says how images pass (`live`, `detect`, `regions`) and how
+    pooled regions do (`judge`); this class puts new images or regions and recalled regions into one forward.
+
+    The logits of all backends have the background first, then the classes in the order in which they came: class c has
+    the logit c + 1, so what was stored before a class came still fits.
+    """
+
+    classes: int
+    """Number of classes, those forgotten included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen: tuple[Part, ...] = ()
+
+    # -- what a backend says ----------------------------------------------------------------------------------------
+
+    def part(self, name: Part) -> nn.Module:
+        """The module that is a part of the detector."""
+        raise TypeError(f"{type(self).__name__} must override part")
+
+    def live(self, batch: Images) -> tuple[Batch, dict[str, Tensor]]:
+        """Regions sampled on images to learn from, as rows for the memory, and the detector's own losses on them, each
+        expanded to one number per region.
+        """
+        raise TypeError(f"{type(self).__name__} must override live")
+
+    def judge(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What box head and predictor say about pooled regions: ``logits``, the background first; ``loss_cls``, and
+        ``loss_box`` where there are boxes, each expanded to one number per region.
+        """
+        raise TypeError(f"{type(self).__name__} must override judge")
+
+    def regions(self, batch: Images) -> Batch:
+        """Regions of images as rows for the memory, as the detector in evaluation mode samples them."""
+        raise TypeError(f"{type(self).__name__} must override regions")
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """What is on images (3, H, W)."""
+        raise TypeError(f"{type(self).__name__} must override detect")
+
+    def grow(self, classes: int, generator: torch.Generator) -> None:
+        """Adds classes to the predictor; the weights of those there are stay as they are."""
+        raise TypeError(f"{type(self).__name__} must override grow")
+
+    def drop(self, label: int) -> None:
+        """Erases what the predictor knows of a class, which is then never predicted. Its place stays empty."""
+        raise TypeError(f"{type(self).__name__} must override drop")
+
+    def use_cosines(self) -> None:
+        """Turns the predictor into one whose scores are cosines, with the same weights."""
+        raise TypeError(f"{type(self).__name__} has no predictor with cosines")
+
+    @property
+    def pooled_shape(self) -> tuple[int, ...]:
+        """Shape of the feature of a region."""
+        raise TypeError(f"{type(self).__name__} must override pooled_shape")
+
+    def fingerprint(self) -> str:
+        """Names the backbone, with its weights, and the pooler: regions of another one do not fit."""
+        raise TypeError(f"{type(self).__name__} must override fingerprint")
+
+    # -- the step ---------------------------------------------------------------------------------------------------
+
+    def forward(
+        self, batch: Images | Mapping[str, Tensor], recalled: Mapping[str, Mapping[str, Tensor]] | None = None
+    ) -> dict[str, Any]:
+        """One step over new images, or regions in their place, and over recalled regions.
+
+        Returns:
+            ``rows`` of the regions that are new, the ``outputs`` for them, and ``recalled``: the outputs by draw.
+        """
+        rows: Mapping[str, Tensor]
+        if "image" in batch:
+            rows, outputs = self.live(batch)  # type: ignore[arg-type]
+        else:
+            rows = batch  # type: ignore[assignment]
+            outputs = self.judge(rows)
+        return {
+            "rows": rows,
+            "outputs": outputs,
+            "recalled": {name: self.judge(drawn) for name, drawn in (recalled or {}).items()},
+        }
+
+    def freeze(self, *parts: Part) -> None:
+        """Learns nothing any more in these parts, which stay in evaluation mode; all others learn.
+
+        Raises:
+            ValueError: there is no such part.
+        """
+        for name in parts:
+            if name not in PARTS:
+                raise ValueError(f"parts has {name!r}; expected some of {', '.join(PARTS)}")
+        self.frozen = tuple(name for name in PARTS if name in parts)
+        for name in PARTS:
+            self.part(name).requires_grad_(name not in parts)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Detector:
+        super().train(mode)
+        for name in self.frozen:
+            self.part(name).eval()
+        return self
+
+
+def views(model: Any, batch: Any, recalled: Mapping[str, Rows] | None) -> tuple[View, dict[str, View]]:
+    """What `memreplay.core.training.fit` takes in place of `joint_forward`, for a `Detector`."""
+    device = next(model.parameters()).device
+    draws = {name: on_device(rows, device) for name, rows in (recalled or {}).items() if len(rows)}
+    found = model(batch, {name: columns_of(rows) for name, rows in draws.items()})
+    new = View(found["rows"], found["outputs"])
+    return new, {name: View(rows, found["recalled"][name]) for name, rows in draws.items()}
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """``model`` in evaluation mode and without gradients; the mode is put back afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def region_rows(feature: Tensor, label: Tensor, proposal: Tensor, target: Tensor, source: Tensor) -> Batch:
+    """Regions as rows for the memory, detached. Background has its proposal as its target, so that no number in a row
+    is arbitrary.
+
+    Args:
+        feature: (B, ...).
+        label: int64 (B,), -1 for background.
+        proposal: (B, 4).
+        target: (B, 4), anything where there is no object.
+        source: int64 (B,).
+    """
+    proposal = proposal.detach().float()
+    target = torch.where((label == BACKGROUND)[:, None], proposal, target.detach().float())
+    corner = torch.maximum(proposal[:, :2], target[:, :2]), torch.minimum(proposal[:, 2:], target[:, 2:])
+    shared = (corner[1] - corner[0]).clamp(min=0).prod(1)
+    areas = sum((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (proposal, target))
+    return {
+        "feature": feature.detach(),
+        "label": label,
+        "proposal": proposal,
+        "target": target,
+        "iou": torch.where(label == BACKGROUND, 0.0, shared / (areas - shared)),
+        "source": source,
+    }

@@ -1,0 +1,75 @@
+"""Evaluate: the average precision of a saved adapter on images with boxes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..arguments import Parser, run
+from ..core.reporting import Results
+from .adapter import DetectionAdapter
+from .data import DetectionData, DetectionSet
+from .evaluation import METRICS, Precision, detect, judge
+
+
+def evaluate(adapter: Path, data: DetectionData, out: Path | None = None) -> Results:
+    """Measures a saved adapter on images with boxes: AP, AP50 and AP75 of every class, of base, novel and all.
+
+    Args:
+        adapter: its folder.
+        data: images with boxes of classes that the adapter has; others are not looked at.
+        out: folder for ``results.json``; null: nothing is written.
+    """
+    loaded = DetectionAdapter.load(adapter)
+    results = Results("detection/evaluate", {"adapter": str(adapter)})
+    results.memory_bytes = 0 if loaded.memory is None else loaded.memory.nbytes
+    found = precision(loaded, data.load())
+    for name, of_class in found.by_class.items():
+        for metric, value in of_class.items():
+            results.add(name, metric, [value])
+    add_groups(results, "", found, loaded.base)
+    if out is not None:
+        results.save(out)
+    results.print(decimals=1)
+    return results
+
+
+def precision(adapter: DetectionAdapter, data: DetectionSet) -> Precision:
+    """Average precision of an adapter on the images of ``data``, for the classes that both have.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    shared = [name for name in adapter.classes if name in data.classes]
+    if not shared:
+        raise ValueError(
+            f"data has the classes {', '.join(data.classes)}; the adapter has {', '.join(adapter.classes)}"
+        )
+    places = {number: shared.index(name) for number, name in adapter.names.items() if name in shared}
+    images = data.of(shared, empty=True)
+    return judge(images, [found.numbered(places) for found in detect(adapter.detector, images)])
+
+
+def judge_groups(results: Results, name: str, adapter: DetectionAdapter, data: DetectionSet) -> None:
+    """Adds AP, AP50 and AP75 of base, novel and all classes to ``results``, under names that begin with ``name``."""
+    add_groups(results, f"{name}, ", precision(adapter, data), adapter.base)
+
+
+def add_groups(results: Results, prefix: str, found: Precision, base: Sequence[str]) -> None:
+    """Adds the means over base, novel and all classes, those that there are."""
+    for metric in METRICS:
+        for group, value in found.groups(base, metric).items():
+            if value == value:
+                results.add(f"{prefix}{group}", metric, [value])
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    parser = Parser(prog="memreplay detection evaluate", description=(evaluate.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(evaluate, fail_untyped=True)
+    run(evaluate, parser, sys.argv[1:] if args is None else args)
+
+
+if __name__ == "__main__":
+    main()

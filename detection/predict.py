@@ -1,0 +1,110 @@
+"""Predict: what a saved adapter finds on images, as COCO's JSON and as pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+from torch import Tensor
+
+from ..arguments import Parser, run
+from .adapter import DetectionAdapter
+from .data import ImageFiles
+from .detector import Detections
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+
+
+def predict(adapter: Path, images: Path, score: float = 0.5, pictures: bool = True, out: Path = Path("found")) -> None:
+    """Writes what is found on images to ``detections.json``, in COCO's format with a score, and draws it on them.
+
+    Args:
+        adapter: its folder.
+        images: an image, or a folder or zip file with some.
+        score: detections below it are left out.
+        pictures: whether to draw them too, into PNG files.
+        out: folder to write to.
+    """
+    loaded = DetectionAdapter.load(adapter)
+    files, names = _found(images)
+    out.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
+    for number, name in enumerate(names):
+        image = files.read(name)
+        found = loaded.predict([image])[0].above(score)
+        entries.append({"id": number, "file_name": name, "height": image.shape[1], "width": image.shape[2]})
+        boxes += [{"id": len(boxes) + i, **box} for i, box in enumerate(_boxes(found, number))]
+        if pictures:
+            target = out / "pictures" / Path(name).with_suffix(".png")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draw(image, found, loaded.names, target)
+    categories = [{"id": number, "name": name} for number, name in loaded.names.items()]
+    content = {"images": entries, "annotations": boxes, "categories": categories}
+    (out / "detections.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"{len(boxes)} objects on {len(entries)} images; wrote {out / 'detections.json'}")
+
+
+def draw(image: Tensor, found: Detections, names: Mapping[int, str], path: Path) -> None:
+    """Writes an image with its detections drawn on it, each with its class and score."""
+    from PIL import Image, ImageDraw
+
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    brush = ImageDraw.Draw(picture)
+    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+        colour = _COLOURS[label % len(_COLOURS)]
+        brush.rectangle(box, outline=colour, width=2)
+        text = f"{names[label]} {100 * score:.0f}"
+        place = (box[0], max(0, box[1] - 11))
+        brush.rectangle(brush.textbbox(place, text), fill=colour)
+        brush.text(place, text, fill="black")
+    picture.save(path)
+
+
+# colours that can be told apart by everyone (Okabe and Ito)
+_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+
+
+def _boxes(found: Detections, number: int) -> Iterator[dict[str, Any]]:
+    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+        left, top, right, bottom = (round(value, 2) for value in box)
+        size = [round(right - left, 2), round(bottom - top, 2)]
+        yield {
+            "image_id": number,
+            "category_id": label,
+            "bbox": [left, top, *size],
+            "area": round(size[0] * size[1], 2),
+            "iscrowd": 0,
+            "score": round(score, 4),
+        }
+
+
+def _found(images: Path) -> tuple[ImageFiles, list[str]]:
+    """Where the images lie, and their names."""
+    if images.is_file() and images.suffix.lower() in SUFFIXES:
+        return ImageFiles(images.parent), [images.name]
+    files = ImageFiles(images)
+    if images.is_dir():
+        every = [path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()]
+    else:
+        with ZipFile(images) as archive:
+            every = archive.namelist()
+    names = sorted(name for name in every if Path(name).suffix.lower() in SUFFIXES)
+    if not names:
+        raise ValueError(f"images is {str(images)!r}, where there are none; expected {', '.join(sorted(SUFFIXES))}")
+    return files, names
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The entry point."""
+    parser = Parser(prog="memreplay detection predict", description=(predict.__doc__ or "").partition("\n")[0])
+    parser.add_function_arguments(predict, fail_untyped=True)
+    run(predict, parser, sys.argv[1:] if args is None else args)
+
+
+if __name__ == "__main__":
+    main()

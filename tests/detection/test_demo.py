@@ -1,0 +1,59 @@
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from memreplay.detection import demo
+
+
+@pytest.fixture(scope="module")
+def start() -> Iterator[demo.Start]:
+    """Learned for two steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "BASE", replace(demo.BASE, steps=2))
+        patch.setattr(demo, "TUNING", replace(demo.TUNING, steps=2, passes=1))
+        patch.setattr(demo, "LEARNING_RATES", (0.001, 0.01))
+        patch.setattr(demo, "SHOWN", ("finetune", "classic", "replay"))
+        yield demo.learn_base(0)
+
+
+def test_a_seed_from_rehearsal_to_figures(start: demo.Start) -> None:
+    assert sorted(start.digits) == list(range(10))
+    assert set(start.rows["label"].tolist()) == {-1, *range(6)}
+    rehearsal = demo.rehearse(start, 0)
+    assert {name: len(values) for name, values in rehearsal.items()} == {"finetune": 2, "classic": 2, "replay": 2}
+    found = demo.measure(start, dict.fromkeys(demo.SHOWN, 0.01), 0)
+    assert found["finetune"]["bytes"] == 0
+    assert found["replay"]["bytes"] > 0
+    assert set(found) == {"before", "finetune", "classic", "replay", demo.SHUFFLED}
+    assert all(0 <= of_method["base"] <= 100 for of_method in found.values())
+
+
+def test_handwriting_is_learned_from_or_judged_on(start: demo.Start) -> None:
+    shots, rehearsal, test = ({tuple(p.name.split("-")[:2]) for p in s.pictures} for s in start.scenes)
+    assert (shots, rehearsal, test) == ({("train", "1000")}, {("train", "2000")}, {("test", "3000")})
+
+
+def test_shuffled_labels_are_the_same_labels_elsewhere(start: demo.Start) -> None:
+    memory = demo.fill(demo.ROIMemory.of_rows(60, 30, logits=True), start.rows)
+    before = memory.objects.rows()  # type: ignore[union-attr]
+    demo._shuffle_labels(memory, 0)
+    after = memory.objects.rows()  # type: ignore[union-attr]
+    assert torch.equal(before["feature"], after["feature"])
+    assert not torch.equal(before["label"], after["label"])
+    assert torch.equal(before["label"].sort().values, after["label"].sort().values)
+
+
+@pytest.mark.slow
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    demo.demo(tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    ours = {(row["name"], row["metric"]): row["ours"] for row in rows}
+    assert ours["replay", "base"] > ours["finetune", "base"] + 20
+    assert ours["replay", "base"] > 0.98 * ours["before", "base"]
+    assert ours["replay", "novel"] > ours["finetune", "novel"]
+    assert ours["replay", "all"] > ours[demo.SHUFFLED, "all"]
+    assert "learning rates chosen in rehearsal" in capsys.readouterr().out
