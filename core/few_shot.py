@@ -57,7 +57,7 @@ def candidates(name: str, base: Batch | None = None) -> dict[str, Readout]:
     if name == "knn":
         return {f"k={k}": KNearest(k) for k in (5, 1, 3)}
     if name == "baseline++":
-        return {"as published": Fitted(BaselinePlusPlus())}
+        return {f"lr={lr:g}": Fitted(BaselinePlusPlus(lr=lr)) for lr in (0.01, 0.1, 1.0)}
     assert base is not None
     if name == "cl2n":
         return {"euclidean": Transformed(Centring.of(base["feature"]), NearestClassMean("euclidean"))}
@@ -67,9 +67,10 @@ def candidates(name: str, base: Batch | None = None) -> dict[str, Readout]:
 def _calibrations(base: Mapping[str, Tensor], directions: int = 64) -> dict[str, Readout]:
     power = bool((base["feature"] >= 0).all())
     feature = tukey(base["feature"]) if power else base["feature"]
-    axes = torch.linalg.svd(feature - feature.mean(0), full_matrices=False).Vh[:directions].T
+    covariance = torch.cov(feature.double().T)
+    axes = torch.linalg.eigh(covariance).eigenvectors[:, -directions:]
     # one number for all, so that alpha and C mean the same whatever made the vectors
-    axes = axes / (feature - feature.mean(0)).square().sum(1).mean().sqrt()
+    axes = (axes / covariance.trace().sqrt()).to(feature)
 
     def turned(vectors: Tensor) -> Tensor:
         seen = tukey(vectors.clamp(min=0)) if power else vectors
@@ -83,6 +84,13 @@ def _calibrations(base: Mapping[str, Tensor], directions: int = 64) -> dict[str,
         how = DistributionCalibration(memory, k, alpha, how=LogisticRegression(1.0, tolerance=1e-4))
         found[f"k={k}, alpha={alpha:g}"] = Transformed(turned, Fitted(how))
     return found
+
+
+def memory_bytes(readout: Readout) -> int:
+    """Bytes of the base statistics that a readout of `candidates` recalls from; 0 where it recalls none."""
+    inner = readout.readout if isinstance(readout, Transformed) else readout
+    how = inner.how if isinstance(inner, Fitted) else None
+    return how.memory.nbytes if isinstance(how, DistributionCalibration) else 0
 
 
 def choose(options: Mapping[str, Readout], feature: Tensor, episodes: Sequence[Episode] | Iterable[Episode]) -> str:

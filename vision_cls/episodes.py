@@ -13,13 +13,14 @@ import torch
 
 from ..arguments import Parser, run
 from ..core.batch import Batch
-from ..core.few_shot import METHODS, WITHOUT_BASE, candidates, choose
+from ..core.few_shot import METHODS, WITHOUT_BASE, candidates, choose, memory_bytes
 from ..core.protocols.episodes import Episodes, episode_accuracies
 from ..core.readout import Readout
 from ..core.reporting import Results
 from .backbones import Classifier, Conv4
 from .data import ByClass, ClassData, Data, Digits
 from .episodic import ProtoNet, Training, Views
+from .features import default_cache
 
 
 def episodes(
@@ -39,7 +40,8 @@ def episodes(
 ) -> Results:
     """Trains a network on base classes, or takes it as it is, and judges it on episodes of novel ones.
 
-    Accuracy is in percent, with a 95 % interval over the episodes. Features are made once. What a method can be set to
+    Accuracy is in percent, with a 95 % interval over the episodes. Features are made once, and
+    kept for later runs where nothing is trained. What a method can be set to
     is chosen on episodes of validation classes, where the data has enough of them; otherwise its usual setting is
     used. The settings are told in ``results.json``.
 
@@ -55,7 +57,7 @@ def episodes(
         query: queries per class.
         number: of episodes.
         tuning: episodes of validation classes.
-        views: whether features are means over changed copies of an image.
+        views: the side that the network sees, and whether features are means over changed copies of an image.
         seed: of the weights, the training and the episodes.
         out: folder for the results, and for checkpoints of the training.
         resume: go on with the run in ``out``.
@@ -76,11 +78,13 @@ def episodes(
             raise ValueError("training is set, but data has no base classes; expected some, or training null")
         readout = training.train(model, parts.base, seed=seed, out=out / "training", resume=resume)
         options[type(training).__name__] = {"as trained": readout}
-    feature = views(model, parts.novel)
-    needs_base = len(parts.base) and not set(named) <= set(WITHOUT_BASE)
-    base: Batch | None = {"feature": views(model, parts.base), "label": parts.base.labels} if needs_base else None
+    cache = default_cache() if training is None else None
+    feature = views(model, parts.novel, cache)
+    base: Batch | None = None
+    if len(parts.base) and not set(named) <= set(WITHOUT_BASE):
+        base = {"feature": views(model, parts.base, cache), "label": parts.base.labels}
     options |= {name: candidates(name, base) for name in named}
-    known = views(model, parts.validation) if len(parts.validation.classes) >= way else None
+    known = views(model, parts.validation, cache) if len(parts.validation.classes) >= way else None
 
     results = Results("vision episodes", {"seed": seed, "episodes": [repr(one) for one in drawn.values()]})
     for name, settings in options.items():
@@ -90,6 +94,7 @@ def episodes(
                 setting = choose(settings, known, Episodes(parts.validation.labels, way, shot, query, tuning, seed + 1))
             results.config[f"{name} {shot}-shot"] = setting
             accuracies = episode_accuracies(settings[setting], feature, judged)
+            results.memory_bytes = max(results.memory_bytes, memory_bytes(settings[setting]))
             results.add(name, f"{way}-way {shot}-shot", accuracies)
     results.save(out)
     results.print()

@@ -47,13 +47,20 @@ class BaselinePlusPlus:
         generator = generator_at(self.seed, "baseline++")
         bound = feature.shape[1] ** -0.5
         weight = torch.empty(classes, feature.shape[1]).uniform_(-bound, bound, generator=generator)
-        weight = weight.to(feature.device).requires_grad_()
-        optimizer = torch.optim.SGD([weight], lr=self.lr, momentum=0.9, dampening=0.9, weight_decay=self.weight_decay)
-        with torch.enable_grad():
-            for _ in range(self.epochs):
-                for index in torch.randperm(len(label), generator=generator).split(self.batch_size):
-                    logits = self.scale * feature[index] @ F.normalize(weight, dim=1).T
-                    F.cross_entropy(logits, label[index]).backward()
-                    optimizer.step()
-                    optimizer.zero_grad()
+        weight, momentum = weight.to(feature), None
+        for _ in range(self.epochs):
+            for index in torch.randperm(len(label), generator=generator).split(self.batch_size):
+                slope = self._slope(weight, feature[index], label[index])
+                momentum = slope if momentum is None else 0.9 * momentum + 0.1 * slope
+                weight = weight - self.lr * momentum
         return LinearHead(weight, scale=self.scale)
+
+    def _slope(self, weight: Tensor, feature: Tensor, label: Tensor) -> Tensor:
+        """The gradient of the mean cross-entropy and of the decay, written out, which saves most of the time."""
+        length: Tensor = weight.norm(dim=1, keepdim=True)
+        unit = weight / length
+        error = (self.scale * feature @ unit.T).softmax(1)
+        error[torch.arange(len(label), device=label.device), label] -= 1
+        towards = self.scale / len(label) * error.T @ feature
+        across = towards - (towards * unit).sum(1, keepdim=True) * unit
+        return across / length + self.weight_decay * weight

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from memreplay.core.batch import Batch
-from memreplay.core.few_shot import METHODS, candidates, choose
+from memreplay.core.few_shot import METHODS, candidates, choose, memory_bytes
 from memreplay.core.protocols import Episodes, episode_accuracies
 from memreplay.core.readout import NearestClassMean
 
@@ -26,6 +26,7 @@ def test_every_method_learns_and_the_base_helps(rows: Batch, nonnegative: bool) 
     found = {}
     for name in (name for name in METHODS if name != "baseline++" or nonnegative):
         readout = next(iter(candidates(name, base).values()))
+        assert (memory_bytes(readout) > 14 * 64 * 64 * 4) == (name == "calibration")
         found[name] = sum(episode_accuracies(readout, feature, episodes)) / len(episodes)
     assert min(found.values()) > 40, found
     assert found["calibration"] > found["logistic"], found

@@ -22,13 +22,17 @@ def test_training_methods_and_settings_chosen_on_validation_classes(tmp_path: Pa
     assert (tmp_path / "training" / "checkpoints").is_dir()
 
 
-def test_command_with_a_network_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_with_a_network_as_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     words = ["--training", "null", "--data", "ByClass", "--data.data", "Digits", "--data.novel", "1"]
     main([*words, "--methods", "[ncm,knn]", "--number", "5", "--way", "8", "--shots", "[2]", "--out", str(tmp_path)])
     assert "8-way 2-shot" in capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["ncm", "knn"]
     assert (tmp_path / "config.yaml").is_file()
+    assert list((tmp_path / "cache").rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize(

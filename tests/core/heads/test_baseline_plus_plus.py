@@ -4,21 +4,23 @@ import torch.nn.functional as F
 from memreplay.core.heads import BaselinePlusPlus
 
 
-def test_the_first_step_by_hand() -> None:
-    feature = torch.tensor([[3.0, 4.0], [1.0, 0.0]], dtype=torch.float64)
-    rows = {"feature": feature.float(), "label": torch.tensor([0, 1])}
-    start = BaselinePlusPlus(epochs=0).fit(rows, 2).weight.detach().double()
-    assert start.abs().max() <= 0.5**0.5
-    after = BaselinePlusPlus(epochs=1, lr=0.1, weight_decay=0.01).fit(rows, 2)
-    unit, length = F.normalize(feature, dim=1), start.norm(dim=1, keepdim=True)
-    cosine = unit @ (start / length).T
-    error = ((2 * cosine).softmax(1) - torch.eye(2)) / 2
-    slope = torch.zeros(2, 2, dtype=torch.float64)
-    for c in range(2):
-        for i in range(2):
-            slope[c] += 2 * error[i, c] * (unit[i] - cosine[i, c] * start[c] / length[c]) / length[c]
-    torch.testing.assert_close(after.weight.detach().double(), start - 0.1 * (slope + 0.01 * start), atol=1e-6, rtol=0)
-    torch.testing.assert_close(after.scale.detach().item(), 2.0)
+def test_it_is_the_stochastic_gradient_descent_of_the_paper() -> None:
+    generator = torch.Generator().manual_seed(0)
+    feature, label = torch.randn(6, 4, generator=generator), torch.arange(6) % 3
+    rows = {"feature": feature, "label": label}
+    start = BaselinePlusPlus(epochs=0).fit(rows, 3).weight
+    assert start.abs().max() <= 0.5
+    weight = torch.nn.Parameter(start.detach().clone())
+    sgd = torch.optim.SGD([weight], lr=0.1, momentum=0.9, dampening=0.9, weight_decay=0.01)
+    for _ in range(7):
+        cosine = F.cosine_similarity(feature[:, None], weight[None], dim=2)
+        sgd.zero_grad()
+        F.cross_entropy(2 * cosine, label).backward()
+        sgd.step()
+    head = BaselinePlusPlus(epochs=7, batch_size=6, lr=0.1, weight_decay=0.01).fit(rows, 3)
+    torch.testing.assert_close(head.weight, weight, atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(weight, start, atol=1e-2)
+    torch.testing.assert_close(head(feature), 2 * F.cosine_similarity(feature[:, None], weight[None], dim=2))
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone() -> None:

@@ -1,5 +1,6 @@
 import json
 import zipfile
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from memreplay.core.mixers import RandomAffine
+from memreplay.vision_cls import Conv4
 from memreplay.vision_cls.data.omniglot import RUNS
 from memreplay.vision_cls.episodic import ProtoNet, Views
 from memreplay.vision_cls.recipes import omniglot
@@ -54,6 +56,7 @@ def test_the_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(omniglot, "TRAININGS", {"protonet": ProtoNet(way=8, query=1, episodes=2)})
     monkeypatch.setattr(omniglot, "VIEWS", Views(1, RandomAffine(1.0)))
     monkeypatch.setattr(omniglot, "EPISODES", 3)
+    monkeypatch.setattr(omniglot, "Conv4", partial(Conv4, width=8))
     results = omniglot.reproduce(data=data, out=tmp_path / "out", only=["pixels", "protonet"])
     rows = {(row.name, row.metric): row for row in results.rows}
     errors = [rows[f"{name}, small1", "error in the 20 runs"] for name in ("pixels", "protonet", "protonet + views")]
