@@ -29,7 +29,6 @@ from ...core.batch import Batch
 from ...core.heads import LogisticRegression, TrainedHead
 from ...core.memory import ReplayMemory
 from ...core.mixers import CrossEntropy, ReplayCrossEntropy
-from ...core.protocols.intervals import paired_interval
 from ...core.protocols.labels import rows_by_class
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
@@ -105,11 +104,11 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     for name, of_seeds in found.items():
         for metric in of_seeds[0]:
             results.add(name, metric, [outcome[metric] for outcome in of_seeds])
+    for ours in [name for name in ("adapter", "tuned adapter") if {name, "logistic"} <= found.keys()]:
+        for metric in ("old after", "new after"):
+            pairs = zip(found[ours], found["logistic"], strict=True)
+            results.add(f"{ours} minus logistic", metric, [one[metric] - other[metric] for one, other in pairs])
     results.print()
-    for ours in {"adapter", "tuned adapter"} & found.keys() if "logistic" in found else ():
-        for metric in ("old after", "new after") if len(found[ours]) > 1 else ():
-            first, second = ([outcome[metric] for outcome in found[name]] for name in (ours, "logistic"))
-            print(f"{ours} minus logistic, {metric}: {paired_interval(first, second):.2f} points (95 % interval)")
     print(f"accuracy in percent, mean ± 95 % interval over the draws; wrote {results.save(out)}")
     return results
 

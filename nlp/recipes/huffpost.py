@@ -6,7 +6,8 @@ statistics from, 5 to choose by, 16 to be judged on, 25 queries per class. Metho
 - ``ncm``: nearest class mean by cosine.
 - ``logistic``: logistic regression on the shots.
 - ``calibration``: distribution calibration (Yang, Liu and Xu, Free Lunch for Few-shot Learning, ICLR 2021): logistic
-  regression on the shots and on vectors drawn around them with the spread of the nearest training classes.
+  regression on the shots and on vectors drawn around them with the spread of the nearest training classes. The paper
+  first takes the square root of its vectors, which ours, having negative entries, do not allow.
 - ``ours``: `Expansion`: shots and queries are joined with the texts of the training classes that they recall from a
   memory, then nearest class mean.
 

@@ -70,6 +70,8 @@ def test_add_classes(data: Path, tmp_path: Path) -> None:
     assert {"old before", "old after", "new after", "seconds"} <= {
         metric for name, metric in found if name == "adapter"
     }
+    difference = found["adapter", "new after"] - found["logistic", "new after"]
+    assert found["adapter minus logistic", "new after"] == pytest.approx(difference)
     few, many = (found[f"10-shot, recall off, {steps} steps", "new after"] for steps in (1, 100))
     assert many >= few
     forgotten, kept = (found[f"10-shot, recall {recall}, 100 steps", "old after"] for recall in ("off", "on"))
