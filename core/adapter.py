@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -132,7 +133,7 @@ class Adapter(Generic[E]):
         self.head: LinearHead | None = None
         """From vectors to logits: the solved head, or the mean of it and of the head that fine-tuning left."""
         self.solved: LinearHead | None = None
-        """What `Recipe.head` found."""
+        """What `Recipe.head` found; on the second half of vectors that have two, if there is a tuned head."""
         self.tuned: LinearHead | None = None
         """The head that the encoder was fine-tuned under, a linear one; on the first half of vectors that have two."""
         self.complete = True
@@ -153,7 +154,8 @@ class Adapter(Generic[E]):
 
     @property
     def halved(self) -> bool:
-        """Whether vectors have two halves, of equal length, of which a tuned head reads the first."""
+        """Whether vectors have two halves of equal length. A tuned head then reads the first and the solved one beside
+        it the second; a solved head alone reads both."""
         return False
 
     def told(self, names: Sequence[str]) -> list[int]:
@@ -212,8 +214,8 @@ class Adapter(Generic[E]):
             held = new if old is None else concat([old, new])
             # where the memory has all that the head has seen, there is no need to hold on to the head
             start, prior = self.solved, not self.complete
-            self.solved = self._fit(held, names, label_features, start, prior=prior) if head is None else head
             self.tuned = self._widened(new, names, label_features) if tuned is None else tuned
+            self.solved = self._fit(held, names, label_features, start, prior=prior) if head is None else head
             self._join_heads()
         self.memory, self.names, self.label_features = memory, names, label_features
         self.complete = complete and head is None
@@ -283,7 +285,8 @@ class Adapter(Generic[E]):
         if told := self.told(list(names.values())):
             position = torch.tensor(told, dtype=torch.int64)
             feature, label = torch.cat([feature, label_features[position]]), torch.cat([label, position])
-        batch = {"feature": feature, "label": label}
+        read = feature if self.tuned is None else self._parts(feature)[1]
+        batch = {"feature": read, "label": label}
         return self.recipe.head.fit(batch, len(place), start, prior=prior, seed=self.recipe.seed)
 
     def _widened(self, rows: Batch, names: Mapping[int, str], label_features: Tensor) -> LinearHead | None:
@@ -294,17 +297,25 @@ class Adapter(Generic[E]):
         means = []
         for place, number in list(enumerate(names))[self.tuned.classes :]:
             shots = torch.cat([rows["feature"][rows["label"] == number], label_features[place : place + 1]])
-            read = shots.chunk(2, dim=1)[0] if self.halved else shots
-            means.append(F.normalize(read.mean(0), dim=0))
+            means.append(F.normalize(self._parts(shots)[0].mean(0), dim=0))
         return self.tuned.with_rows(scale * torch.stack(means))
+
+    def _parts(self, feature: Tensor) -> tuple[Tensor, Tensor]:
+        """Of vectors (B, D), what the tuned head reads, and what the solved one beside it does."""
+        if not self.halved:
+            return feature, feature
+        first, second = (feature * math.sqrt(2)).chunk(2, dim=1)
+        return first, second
 
     def _join_heads(self) -> None:
         if self.solved is None:
             return
         if self.tuned is None:
             self.head = self.solved
+        elif self.halved:
+            self.head = self.solved.on_half(1).mean_with(self.tuned.on_half(0))
         else:
-            self.head = self.solved.mean_with(self.tuned.on_first_half() if self.halved else self.tuned)
+            self.head = self.solved.mean_with(self.tuned)
 
     # -- answering ------------------------------------------------------------------------------------------------
 

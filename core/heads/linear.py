@@ -51,17 +51,18 @@ class LinearHead(nn.Module):
         bias = None if self.bias is None else self.bias.detach()[index]
         return LinearHead(self.weight.detach()[index], bias, None if self.scale is None else float(self.scale.detach()))
 
-    def on_first_half(self) -> LinearHead:
-        """The linear head on vectors of twice the width that says what this one does of their first half, brought to
-        length 1 from 1 / sqrt(2), where the whole has length 1.
+    def on_half(self, half: int) -> LinearHead:
+        """The linear head on vectors of twice the width that says what this one does of a half of them, the first (0)
+        or the second (1), each half of length 1 / sqrt(2) where the whole has length 1.
 
         Raises:
             ValueError: a cosine head.
         """
         if self.scale is not None:
             raise ValueError("the head is a cosine; expected a linear one")
-        weight = math.sqrt(2) * self.weight.detach()
-        return LinearHead(torch.cat([weight, torch.zeros_like(weight)], 1), self.bias)
+        weight = self.weight.new_zeros(self.classes, 2, self.weight.shape[1])
+        weight[:, half] = math.sqrt(2) * self.weight.detach()
+        return LinearHead(weight.flatten(1), self.bias)
 
     def mean_with(self, other: LinearHead) -> LinearHead:
         """The linear head whose logits are the mean of those of this one and of ``other``, both with a bias.

@@ -5,9 +5,10 @@ Pre-Training and Fine-Tuning, EMNLP 2021) with others on RoBERTa-base, 125 milli
 Three methods:
 
 - ``logistic``: logistic regression on frozen vectors, what one would try first.
-- ``frozen``: with the names of the intents as one more text each, and the layers by `choose_layers`. No training.
+- ``frozen``: with less penalty, the names of the intents as one more text each, and the layers by `choose_layers`. No
+  training.
 - ``tuned``: `Tuning` teaches the encoder the intents; the head is the mean of its cosine head, on the last layer, and
-  of a logistic regression on that layer and the mean of those that learned. At most two minutes on one core.
+  of a logistic regression on the mean of the layers that learned. At most two minutes on one core.
 
 One set of settings serves both data sets. They were chosen on the validation texts, which are not read here, and none
 of them on the test texts. Published beside them: the fine-tuned classifier for ``logistic``, CPFT for ``frozen``, and

@@ -82,7 +82,7 @@ def test_the_second_half_is_the_mean_of_the_layers(tiny_encoder: str) -> None:
     assert with_mean(encoder, 9).pooling.also == (-4, -3, -2, -1)
 
 
-def test_the_solved_head_reads_both_halves_the_tuned_one_the_first(tiny_encoder: str, tmp_path: Path) -> None:
+def test_a_head_alone_reads_both_halves_and_two_one_each(tiny_encoder: str, tmp_path: Path) -> None:
     labels = [("card", "money", "send")[label] for label in LABELS.tolist()]
     tuned, head = Tuning(layers=2, epochs=2).tune(TextEncoder.load(tiny_encoder, device="cpu"), TEXTS, LABELS)
     adapter = TextAdapter(with_mean(tuned, 2), Recipe(label_texts=False))
@@ -91,7 +91,9 @@ def test_the_solved_head_reads_both_halves_the_tuned_one_the_first(tiny_encoder:
     solved = LogisticRegression(C=30.0).fit({"feature": both, "label": LABELS}, 3)
     with torch.no_grad():
         alone = solved(both).softmax(1)
-        pair = ((solved(both) + head(tuned.embed(TEXTS))) / 2).softmax(1)
+        second = 2**0.5 * both.chunk(2, dim=1)[1]
+        beside = LogisticRegression(C=30.0).fit({"feature": second, "label": LABELS}, 3)
+        pair = ((beside(second) + head(tuned.embed(TEXTS))) / 2).softmax(1)
     torch.testing.assert_close(adapter.probabilities(adapter.encoder.embed(TEXTS)), alone)
     adapter = TextAdapter(adapter.encoder, adapter.recipe)
     adapter.learn(TextSet.of(TEXTS, labels), tuned=head)

@@ -13,9 +13,10 @@ def test_the_mean_of_two_heads_has_the_mean_of_their_logits() -> None:
         one.mean_with(LinearHead(torch.eye(3), scale=2.0))
 
 
-def test_a_head_on_the_first_half_reads_nothing_else() -> None:
+def test_a_head_on_a_half_reads_nothing_else() -> None:
     head = LinearHead(torch.tensor([[1.0, 2.0], [3.0, -1.0]]), torch.tensor([0.5, 0.0]))
-    vectors = torch.tensor([[0.6, 0.8, 9.0, 9.0]]) / 2**0.5
-    torch.testing.assert_close(head.on_first_half()(vectors), torch.tensor([[2.7, 1.0]]))
+    vectors = torch.tensor([[9.0, 9.0, 0.6, 0.8]]) / 2**0.5
+    torch.testing.assert_close(head.on_half(1)(vectors), torch.tensor([[2.7, 1.0]]))
+    torch.testing.assert_close(head.on_half(0)(vectors), torch.tensor([[27.5, 18.0]]))
     with pytest.raises(ValueError, match="the head is a cosine"):
-        LinearHead(torch.eye(2), scale=2.0).on_first_half()
+        LinearHead(torch.eye(2), scale=2.0).on_half(0)
