@@ -21,7 +21,8 @@
 #endif
 
 #define HASH(number) ((size_t)(((uint64_t)(number) * 0x9E3779B97F4A7C15u) >> 32))
-#define AHEAD 2 /* rows fetched into the cache before they are copied */
+#define AHEAD 2      /* rows that are fetched into the cache before their turn comes */
+#define FETCHED 4096 /* bytes of a row that are, at most */
 
 /* One column: rows of `size` bytes in two places. `digit` is the size of a floating-point number in it, or 0. */
 typedef struct {
@@ -104,9 +105,25 @@ first_from(const int64_t *values, Py_ssize_t n, int64_t bound)
     return low;
 }
 
+/* What a lane of the table says: (dtype, shape of a row, address, bytes of a row, bytes of a floating-point number in it
+   or 0, its exponent bits). */
+static int
+read_lane(PyObject *given, Lane *lane, PyObject **dtype, PyObject **shape)
+{
+    unsigned long long to, exponent;
+    if (!PyTuple_Check(given) ||
+        !PyArg_ParseTuple(given, "OO!KniK", dtype, &PyTuple_Type, shape, &to, &lane->size, &lane->digit, &exponent)) {
+        PyErr_SetString(PyExc_TypeError, "expected lanes of columns");
+        return -1;
+    }
+    lane->to = (char *)(uintptr_t)to;
+    lane->exponent = exponent;
+    return 0;
+}
+
 /* Lanes from those of the table and the addresses of the columns of a batch; to be freed. */
 static Lane *
-open_lanes(PyObject *columns, PyObject *sources, int *n)
+join_lanes(PyObject *columns, PyObject *sources, int *n)
 {
     if (!PyList_Check(columns) || !PyList_Check(sources) || PyList_GET_SIZE(columns) != PyList_GET_SIZE(sources)) {
         PyErr_SetString(PyExc_TypeError, "expected lists of as many columns as addresses");
@@ -119,15 +136,11 @@ open_lanes(PyObject *columns, PyObject *sources, int *n)
         return NULL;
     }
     for (int i = 0; i < *n; i++) {
-        unsigned long long to, exponent;
         PyObject *dtype, *shape;
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(columns, i), "OOKniK", &dtype, &shape, &to, &lanes[i].size,
-                              &lanes[i].digit, &exponent)) {
+        if (read_lane(PyList_GET_ITEM(columns, i), &lanes[i], &dtype, &shape) < 0) {
             break;
         }
-        lanes[i].to = (char *)(uintptr_t)to;
         lanes[i].from = PyLong_AsVoidPtr(PyList_GET_ITEM(sources, i));
-        lanes[i].exponent = exponent;
     }
     if (PyErr_Occurred()) {
         PyMem_Free(lanes);
@@ -136,30 +149,76 @@ open_lanes(PyObject *columns, PyObject *sources, int *n)
     return lanes;
 }
 
-static void
-copy_row(const Lane *lanes, int n, int64_t row, int64_t slot)
+/* The lanes in bytes, as from open_batch; -1 after an error. */
+static int
+open_lanes(PyObject *bytes, const Lane **lanes)
 {
-    for (int i = 0; i < n; i++) {
-        const Lane *lane = &lanes[i];
-        memcpy(lane->to + slot * lane->size, lane->from + row * lane->size, (size_t)lane->size);
+    if (!PyBytes_Check(bytes) || PyBytes_GET_SIZE(bytes) % (Py_ssize_t)sizeof(Lane)) {
+        PyErr_SetString(PyExc_TypeError, "expected lanes as from open_batch");
+        return -1;
+    }
+    *lanes = (const Lane *)PyBytes_AS_STRING(bytes);
+    return (int)(PyBytes_GET_SIZE(bytes) / (Py_ssize_t)sizeof(Lane));
+}
+
+/* Fetches a row of a batch into the cache, or the slot it goes to. */
+static void
+fetch_row(const Lane *lanes, int n_lanes, int64_t row)
+{
+    for (int j = 0; j < n_lanes; j++) {
+        const char *from = lanes[j].from + row * lanes[j].size;
+        for (Py_ssize_t at = 0; at < lanes[j].size && at < FETCHED; at += 64) {
+            PREFETCH_READ(from + at);
+        }
     }
 }
 
-PyDoc_STRVAR(open_batch_doc,
-"open_batch(batch, columns, tensor) -> (int, list, list) | None\n\n"
-"Where the rows of a batch lie, if they can be copied from there as they are.\n\n"
-"Args:\n"
-"    batch: a dict of tensors.\n"
-"    columns: a dict of columns with an attribute `lane`: None, or (dtype, shape of a row, address, bytes of a row,\n"
-"        bytes of a floating-point number in it or 0, its exponent bits).\n"
-"    tensor: the type of the tensors.\n\n"
-"Returns:\n"
-"    The number of rows, the lanes of the columns and the addresses of those of the batch; None if a column is\n"
-"    missing, of another type, dtype, shape or layout, or needs a gradient.");
+static void
+fetch_slot(const Lane *lanes, int n_lanes, int64_t slot)
+{
+    for (int j = 0; j < n_lanes; j++) {
+        const char *to = lanes[j].to + slot * lanes[j].size;
+        for (Py_ssize_t at = 0; at < lanes[j].size && at < FETCHED; at += 64) {
+            PREFETCH(to + at);
+        }
+    }
+}
 
-/* Attributes and methods of a tensor. */
+/* Whether the given rows of a batch hold finite numbers only; each is fetched while another is looked at. */
+static int
+rows_finite(const Lane *lanes, int n_lanes, const int64_t *rows, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) {
+            fetch_row(lanes, n_lanes, rows[i + AHEAD]);
+        }
+        for (int j = 0; j < n_lanes; j++) {
+            if (!all_finite(&lanes[j], lanes[j].from + rows[i] * lanes[j].size)) {
+                return 0;
+            }
+        }
+    }
+    return 1;
+}
+
+/* Copies rows of a batch to slots, in order. */
+static void
+copy_rows(const Lane *lanes, int n_lanes, const int64_t *rows, const int64_t *slots, Py_ssize_t n)
+{
+    for (Py_ssize_t i = 0; i < n; i++) {
+        if (i + AHEAD < n) {
+            fetch_slot(lanes, n_lanes, slots[i + AHEAD]);
+        }
+        for (int j = 0; j < n_lanes; j++) {
+            const Lane *lane = &lanes[j];
+            memcpy(lane->to + slots[i] * lane->size, lane->from + rows[i] * lane->size, (size_t)lane->size);
+        }
+    }
+}
+
+/* Attributes and methods of a tensor, and what makes one. */
 static PyObject *name_lane, *name_dtype, *name_shape, *name_requires_grad, *name_is_cpu, *name_is_contiguous,
-    *name_is_neg, *name_data_ptr;
+    *name_is_neg, *name_data_ptr, *tensor_type, *new_array, *whole_numbers, *as_tensor;
 
 /* 1 if the attribute (or what the method returns) is `expected`, 0 if not or after an error. */
 static int
@@ -189,200 +248,301 @@ rows_of(PyObject *tensor, PyObject *row)
     return n;
 }
 
+/* Writes where the rows of a batch lie and where they go, one lane per column. Returns the number of rows; -1 if they
+   cannot be copied from there as they are: a column is missing, of another type, dtype, shape or layout, or needs a
+   gradient. Then, too, there may be an error, and the caller takes a closer look. */
+static Py_ssize_t
+open_columns(PyObject *batch, PyObject *columns, Lane *lanes)
+{
+    PyObject *name, *column;
+    Py_ssize_t n = -1, at = 0;
+    for (Lane *lane = lanes; PyDict_Next(columns, &at, &name, &column); lane++) {
+        PyObject *values = PyDict_GetItemWithError(batch, name), *dtype, *shape;
+        if (values == NULL || (PyObject *)Py_TYPE(values) != tensor_type) {
+            return -1;
+        }
+        PyObject *given = PyObject_GetAttr(column, name_lane), *address = NULL;
+        int fits = given != NULL && PyTuple_Check(given) && read_lane(given, lane, &dtype, &shape) == 0 &&
+                   is(values, name_dtype, dtype, 0);
+        if (fits) {
+            const Py_ssize_t rows = rows_of(values, shape);
+            /* whole numbers have no gradient, and are not negated where they lie */
+            fits = rows >= 0 && (n < 0 || rows == n) && is(values, name_is_cpu, Py_True, 0) &&
+                   is(values, name_is_contiguous, Py_True, 1) &&
+                   (lane->digit == 0 ||
+                    (is(values, name_requires_grad, Py_False, 0) && is(values, name_is_neg, Py_False, 1))) &&
+                   (address = PyObject_CallMethodNoArgs(values, name_data_ptr)) != NULL;
+            n = rows;
+        }
+        if (fits) {
+            lane->from = PyLong_AsVoidPtr(address);
+        }
+        Py_XDECREF(address);
+        Py_XDECREF(given);
+        if (!fits) {
+            return -1;
+        }
+    }
+    return n;
+}
+
+PyDoc_STRVAR(open_batch_doc,
+"open_batch(batch, columns) -> (int, bytes) | None\n\n"
+"Where the rows of a batch lie, if they can be copied from there as they are.\n\n"
+"Args:\n"
+"    batch: a dict of tensors.\n"
+"    columns: a dict of columns with an attribute `lane`: None, or (dtype, shape of a row, address, bytes of a row,\n"
+"        bytes of a floating-point number in it or 0, its exponent bits).\n\n"
+"Returns:\n"
+"    The number of rows, and where they lie and go; None if a column is missing, of another type, dtype, shape or\n"
+"    layout, or needs a gradient.");
+
 static PyObject *
 open_batch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
-    if (n_args != 3 || !PyDict_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "open_batch expects a batch, a dict of columns and a type");
+    if (n_args != 2 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "open_batch expects a batch and a dict of columns");
         return NULL;
     }
-    if (!PyDict_CheckExact(args[0]) || PyDict_GET_SIZE(args[0]) != PyDict_GET_SIZE(args[1])) {
+    const Py_ssize_t n_lanes = PyDict_GET_SIZE(args[1]);
+    if (!PyDict_CheckExact(args[0]) || PyDict_GET_SIZE(args[0]) != n_lanes) {
         Py_RETURN_NONE;
     }
-    PyObject *lanes = PyList_New(0), *sources = PyList_New(0), *result = NULL, *name, *column;
-    Py_ssize_t n = -1, at = 0;
-    while (lanes != NULL && sources != NULL && PyDict_Next(args[1], &at, &name, &column)) {
-        PyObject *values = PyDict_GetItemWithError(args[0], name), *address = NULL;
-        if (values == NULL || (PyObject *)Py_TYPE(values) != args[2]) {
-            goto done;
-        }
-        PyObject *lane = PyObject_GetAttr(column, name_lane);
-        if (lane == NULL || !PyTuple_Check(lane) || PyTuple_GET_SIZE(lane) != 6 ||
-            !PyTuple_Check(PyTuple_GET_ITEM(lane, 1)) || !is(values, name_dtype, PyTuple_GET_ITEM(lane, 0), 0)) {
-            Py_XDECREF(lane);
-            goto done;
-        }
-        const Py_ssize_t rows = rows_of(values, PyTuple_GET_ITEM(lane, 1));
-        /* whole numbers have no gradient, and are not negated where they lie */
-        const int whole = PyObject_IsTrue(PyTuple_GET_ITEM(lane, 4)) == 0;
-        const int fits = rows >= 0 && (n < 0 || rows == n) && is(values, name_is_cpu, Py_True, 0) &&
-                         is(values, name_is_contiguous, Py_True, 1) &&
-                         (whole || (is(values, name_requires_grad, Py_False, 0) && is(values, name_is_neg, Py_False, 1))) &&
-                         (address = PyObject_CallMethodNoArgs(values, name_data_ptr)) != NULL &&
-                         PyList_Append(lanes, lane) == 0 && PyList_Append(sources, address) == 0;
-        Py_DECREF(lane);
-        Py_XDECREF(address);
-        if (!fits) {
-            goto done;
-        }
-        n = rows;
+    PyObject *lanes = PyBytes_FromStringAndSize(NULL, n_lanes * (Py_ssize_t)sizeof(Lane));
+    if (lanes == NULL) {
+        return NULL;
     }
-    if (lanes != NULL && sources != NULL && n >= 0) {
-        result = Py_BuildValue("nOO", n, lanes, sources);
-    }
-done:
-    Py_XDECREF(lanes);
-    Py_XDECREF(sources);
-    if (result == NULL) {
-        PyErr_Clear(); /* the caller takes a closer look */
+    const Py_ssize_t n = open_columns(args[0], args[1], (Lane *)PyBytes_AS_STRING(lanes));
+    if (n < 0) {
+        Py_DECREF(lanes);
+        PyErr_Clear();
         Py_RETURN_NONE;
     }
-    return result;
+    return Py_BuildValue("nN", n, lanes);
 }
 
-PyDoc_STRVAR(take_in_doc,
-"take_in(winners, start, seen, books, batch, taken) -> int\n\n"
-"Enters in the books, and copies, what wins among the next len(taken) rows of a stream.\n\n"
+/* What is known of the next rows of a stream, see intake_doc. */
+typedef struct {
+    PyObject_HEAD
+    Array arrays[7]; /* rows, slots, keys, gone; ids, keys, ranks */
+    int opened;
+    int64_t stop;
+    int64_t *taken; /* rows of a batch and, after them, their slots */
+} Intake;
+
+PyDoc_STRVAR(intake_doc,
+"Intake(winners, books, stop)\n\n"
+"Enters in the books of a full store, and copies, what wins among the next rows of a stream.\n\n"
 "Args:\n"
 "    winners: of all that are known, positions in the stream (rising), the slots they take, their keys, and the\n"
 "        positions at which they are driven out again.\n"
-"    start: position of the first row of the batch.\n"
-"    seen: its id.\n"
 "    books: of every slot, the id, the key and the rank of its row; written.\n"
-"    batch: as from open_batch.\n"
-"    taken: int64; receives the slot of each row, or -1.\n\n"
-"Returns:\n"
-"    How many rows were taken; -1, and nothing is changed, if one of them holds a number that is not finite.");
+"    stop: the first position of which nothing is known.");
 
 static PyObject *
-take_in(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+intake_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
 {
-    Array arrays[8];
-    PyObject *result = NULL;
-    Lane *lanes = NULL;
-    int opened = 0, n_lanes;
-    if (n_args != 6 || !PyTuple_Check(args[0]) || PyTuple_GET_SIZE(args[0]) != 4 || !PyTuple_Check(args[3]) ||
-        PyTuple_GET_SIZE(args[3]) != 3 || !PyTuple_Check(args[4]) || PyTuple_GET_SIZE(args[4]) != 3) {
-        PyErr_SetString(PyExc_TypeError, "take_in expects 4 arrays, two numbers, 3 arrays, a batch and an array");
+    PyObject *given[7];
+    long long stop;
+    if (!PyArg_ParseTuple(args, "(OOOO)(OOO)L", &given[0], &given[1], &given[2], &given[3], &given[4], &given[5],
+                          &given[6], &stop)) {
         return NULL;
     }
-    const int64_t start = PyLong_AsLongLong(args[1]), seen = PyLong_AsLongLong(args[2]);
+    Intake *self = (Intake *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->stop = stop;
+    if ((self->opened = open_arrays(given, self->arrays, 7, 4)) < 7) {
+        goto failed;
+    }
+    const Py_ssize_t known = self->arrays[0].length, capacity = self->arrays[4].length;
+    for (int i = 1; i < 7; i++) {
+        if (self->arrays[i].length != (i < 4 ? known : capacity)) {
+            PyErr_SetString(PyExc_ValueError, "expected arrays of the same length");
+            goto failed;
+        }
+    }
+    const int64_t *slots = self->arrays[1].view.buf;
+    for (Py_ssize_t i = 0; i < known; i++) {
+        if (slots[i] < 0 || slots[i] >= capacity) {
+            PyErr_SetString(PyExc_IndexError, "expected slots of the store");
+            goto failed;
+        }
+    }
+    if ((self->taken = PyMem_Malloc((2 * (size_t)known + 1) * sizeof(int64_t))) == NULL) {
+        PyErr_NoMemory();
+        goto failed;
+    }
+    return (PyObject *)self;
+failed:
+    Py_DECREF(self);
+    return NULL;
+}
+
+static void
+intake_free(Intake *self)
+{
+    close_arrays(self->arrays, self->opened);
+    PyMem_Free(self->taken);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+PyDoc_STRVAR(intake_add_doc,
+"add(batch, columns, start, seen) -> (Tensor, int, int) | None\n\n"
+"Takes in a batch.\n\n"
+"Args:\n"
+"    batch, columns: as for open_batch.\n"
+"    start: position of the first row in the stream.\n"
+"    seen: its id.\n\n"
+"Returns:\n"
+"    The slot of each row, or -1; how many rows there were, and how many were taken. None, and nothing is changed, if\n"
+"    the batch cannot be copied as it is, is known of in part only, or one of the rows holds a number that is not finite.");
+
+static PyObject *
+intake_add(Intake *self, PyObject *const *args, Py_ssize_t n_args)
+{
+    Lane some[8], *lanes = some;
+    PyObject *result = NULL, *array = NULL, *tensor = NULL;
+    if (n_args != 4 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "add expects a batch, a dict of columns and two numbers");
+        return NULL;
+    }
+    const int64_t start = (int64_t)PyFloat_AsDouble(args[2]), seen = PyLong_AsLongLong(args[3]);
     if (PyErr_Occurred()) {
         return NULL;
     }
-    PyObject *given[8] = {[7] = args[5]};
-    for (int i = 0; i < 7; i++) {
-        given[i] = i < 4 ? PyTuple_GET_ITEM(args[0], i) : PyTuple_GET_ITEM(args[3], i - 4);
+    const Py_ssize_t n_lanes = PyDict_GET_SIZE(args[1]);
+    if (!PyDict_CheckExact(args[0]) || PyDict_GET_SIZE(args[0]) != n_lanes) {
+        Py_RETURN_NONE;
     }
-    if ((opened = open_arrays(given, arrays, 8, 4)) < 8) {
+    if (n_lanes > 8 && (lanes = PyMem_Malloc((size_t)n_lanes * sizeof(Lane))) == NULL) {
+        return PyErr_NoMemory();
+    }
+    const Py_ssize_t n = open_columns(args[0], args[1], lanes);
+    if (n < 0 || start + n > self->stop) {
+        goto refuse;
+    }
+    const int64_t *rows = self->arrays[0].view.buf, *slots = self->arrays[1].view.buf, end = start + n;
+    const double *keys = self->arrays[2].view.buf;
+    const int64_t *gone = self->arrays[3].view.buf;
+    int64_t *ids = self->arrays[4].view.buf, *ranks = self->arrays[6].view.buf;
+    double *held = self->arrays[5].view.buf;
+    const Py_ssize_t known = self->arrays[0].length, first = first_from(rows, known, start);
+    int64_t *taken = self->taken, *places = taken + known;
+    Py_ssize_t count = 0;
+    for (Py_ssize_t i = first; i < known && rows[i] < end; i++) {
+        if (gone[i] >= end) {
+            taken[count] = rows[i] - start;
+            places[count++] = slots[i];
+        }
+    }
+    for (Py_ssize_t i = 0; i < count && i < AHEAD; i++) {
+        fetch_row(lanes, (int)n_lanes, taken[i]);
+        fetch_slot(lanes, (int)n_lanes, places[i]);
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        PREFETCH(&ids[places[i]]);
+        PREFETCH(&held[places[i]]);
+        PREFETCH(&ranks[places[i]]);
+    }
+    PyObject *const length = PyLong_FromSsize_t(n), *const empty[2] = {length, whole_numbers};
+    Py_buffer view;
+    array = length == NULL ? NULL : PyObject_Vectorcall(new_array, empty, 2, NULL);
+    Py_XDECREF(length);
+    if (array == NULL || (tensor = PyObject_CallOneArg(as_tensor, array)) == NULL ||
+        PyObject_GetBuffer(array, &view, PyBUF_WRITABLE) < 0) {
         goto done;
     }
-    if ((lanes = open_lanes(PyTuple_GET_ITEM(args[4], 1), PyTuple_GET_ITEM(args[4], 2), &n_lanes)) == NULL) {
-        goto done;
+    if (!rows_finite(lanes, (int)n_lanes, taken, count)) {
+        PyBuffer_Release(&view);
+        goto refuse;
     }
-    const int64_t *rows = arrays[0].view.buf, *slots = arrays[1].view.buf, *gone = arrays[3].view.buf;
-    const double *keys = arrays[2].view.buf;
-    int64_t *ids = arrays[4].view.buf, *ranks = arrays[6].view.buf, *taken = arrays[7].view.buf;
-    double *held = arrays[5].view.buf;
-    const Py_ssize_t known = arrays[0].length, n = arrays[7].length, capacity = arrays[4].length;
-    if (arrays[1].length != known || arrays[2].length != known || arrays[3].length != known ||
-        arrays[5].length != capacity || arrays[6].length != capacity) {
-        PyErr_SetString(PyExc_ValueError, "expected arrays of the same length");
-        goto done;
-    }
-    const int64_t end = start + n;
-    const Py_ssize_t first = first_from(rows, known, start), last = first_from(rows, known, end);
-    for (Py_ssize_t i = first; i < last; i++) {
-        if (slots[i] < 0 || slots[i] >= capacity) {
-            PyErr_SetString(PyExc_IndexError, "expected slots of the store");
-            goto done;
-        }
-        if (gone[i] < end) {
-            continue;
-        }
-        for (int j = 0; j < n_lanes; j++) {
-            const Lane *lane = &lanes[j];
-            PREFETCH(lane->to + slots[i] * lane->size);
-            if (!all_finite(lane, lane->from + (rows[i] - start) * lane->size)) {
-                result = PyLong_FromLong(-1);
-                goto done;
-            }
+    int64_t *slot_of = view.buf;
+    memset(slot_of, 0xff, (size_t)n * sizeof(int64_t));
+    for (Py_ssize_t i = first, j = 0; j < count; i++) {
+        if (gone[i] >= end) {
+            ids[slots[i]] = seen + taken[j];
+            held[slots[i]] = keys[i];
+            ranks[slots[i]] = -1;
+            slot_of[taken[j++]] = slots[i];
         }
     }
-    memset(taken, 0xff, (size_t)n * sizeof(int64_t));
-    long count = 0;
-    for (Py_ssize_t i = first; i < last; i++) {
-        if (gone[i] < end) {
-            continue;
-        }
-        const int64_t row = rows[i] - start, slot = slots[i];
-        ids[slot] = seen + row;
-        held[slot] = keys[i];
-        ranks[slot] = -1;
-        taken[row] = slot;
-        copy_row(lanes, n_lanes, row, slot);
-        count++;
-    }
-    result = PyLong_FromLong(count);
+    PyBuffer_Release(&view);
+    copy_rows(lanes, (int)n_lanes, taken, places, count);
+    result = Py_BuildValue("Onn", tensor, n, count);
+    goto done;
+refuse:
+    PyErr_Clear(); /* the caller takes a closer look */
+    result = Py_NewRef(Py_None);
 done:
-    close_arrays(arrays, opened);
-    PyMem_Free(lanes);
+    Py_XDECREF(array);
+    Py_XDECREF(tensor);
+    if (lanes != some) {
+        PyMem_Free(lanes);
+    }
     return result;
 }
 
+static PyMethodDef intake_methods[] = {
+    {"add", (PyCFunction)(void (*)(void))intake_add, METH_FASTCALL, intake_add_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyTypeObject intake_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "memreplay.core._loops.Intake",
+    .tp_doc = intake_doc,
+    .tp_basicsize = sizeof(Intake),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = intake_new,
+    .tp_dealloc = (destructor)intake_free,
+    .tp_methods = intake_methods,
+};
+
 PyDoc_STRVAR(finite_doc,
-"finite(rows, columns, sources) -> bool\n\n"
-"Whether the given rows of a batch hold finite numbers only.");
+"finite(rows, lanes) -> bool\n\n"
+"Whether the given rows of a batch, with lanes as from open_batch, hold finite numbers only.");
 
 static PyObject *
 finite_rows(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     Array rows;
-    Lane *lanes = NULL;
+    const Lane *lanes;
     int n_lanes, good = 1;
-    if (n_args != 3) {
-        PyErr_SetString(PyExc_TypeError, "finite expects 3 arguments");
+    if (n_args != 2) {
+        PyErr_SetString(PyExc_TypeError, "finite expects 2 arguments");
         return NULL;
     }
     const int opened = open_arrays(args, &rows, 1, 1);
-    if (opened == 1 && (lanes = open_lanes(args[1], args[2], &n_lanes)) != NULL) {
-        const int64_t *row = rows.view.buf;
-        for (int j = 0; j < n_lanes && good; j++) {
-            for (Py_ssize_t i = 0; i < rows.length && good; i++) {
-                good = all_finite(&lanes[j], lanes[j].from + row[i] * lanes[j].size);
-            }
-        }
+    if (opened == 1 && (n_lanes = open_lanes(args[1], &lanes)) >= 0) {
+        good = rows_finite(lanes, n_lanes, rows.view.buf, rows.length);
     }
     close_arrays(&rows, opened);
-    PyMem_Free(lanes);
     return PyErr_Occurred() ? NULL : PyBool_FromLong(good);
 }
 
 PyDoc_STRVAR(copy_doc,
-"copy(rows, slots, columns, sources)\n\n"
-"Copies rows of a batch to slots, in order.");
+"copy(rows, slots, lanes)\n\n"
+"Copies rows of a batch, with lanes as from open_batch, to slots, in order.");
 
 static PyObject *
 copy(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     Array arrays[2];
-    Lane *lanes = NULL;
+    const Lane *lanes;
     int n_lanes;
-    if (n_args != 4) {
-        PyErr_SetString(PyExc_TypeError, "copy expects 4 arguments");
+    if (n_args != 3) {
+        PyErr_SetString(PyExc_TypeError, "copy expects 3 arguments");
         return NULL;
     }
     const int opened = open_arrays(args, arrays, 2, 2);
     if (opened == 2 && arrays[0].length != arrays[1].length) {
         PyErr_SetString(PyExc_ValueError, "expected as many rows as slots");
-    } else if (opened == 2 && (lanes = open_lanes(args[2], args[3], &n_lanes)) != NULL) {
-        const int64_t *rows = arrays[0].view.buf, *slots = arrays[1].view.buf;
-        for (Py_ssize_t i = 0; i < arrays[0].length; i++) {
-            copy_row(lanes, n_lanes, rows[i], slots[i]);
-        }
+    } else if (opened == 2 && (n_lanes = open_lanes(args[2], &lanes)) >= 0) {
+        copy_rows(lanes, n_lanes, arrays[0].view.buf, arrays[1].view.buf, arrays[0].length);
     }
     close_arrays(arrays, opened);
-    PyMem_Free(lanes);
     if (PyErr_Occurred()) {
         return NULL;
     }
@@ -407,7 +567,7 @@ gather_rows(const Lane *lanes, int n_lanes, const int64_t *slots, Py_ssize_t n, 
         for (Py_ssize_t i = 0; i < n; i++) {
             if (i + AHEAD < n) {
                 const char *next = lanes[j].to + slots[i + AHEAD] * size;
-                for (Py_ssize_t at = 0; at < size && at < 4096; at += 64) {
+                for (Py_ssize_t at = 0; at < size && at < FETCHED; at += 64) {
                     PREFETCH_READ(next + at);
                 }
             }
@@ -423,7 +583,7 @@ PyDoc_STRVAR(gather_doc,
 "Args:\n"
 "    slots: of the rows.\n"
 "    ids: of every slot, the id of its row.\n"
-"    columns: lanes, see open_batch.\n"
+"    columns: lanes of columns, see open_batch.\n"
 "    targets: addresses with room for the rows of each column.\n"
 "    found: int64; receives the ids of the rows.");
 
@@ -440,7 +600,7 @@ gather(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
     }
     PyObject *const given[3] = {args[0], args[1], args[4]};
     if ((opened = open_arrays(given, arrays, 3, 2)) == 3 &&
-        (lanes = open_lanes(args[2], args[3], &n_lanes)) != NULL) {
+        (lanes = join_lanes(args[2], args[3], &n_lanes)) != NULL) {
         if (arrays[2].length != arrays[0].length) {
             PyErr_SetString(PyExc_ValueError, "expected room for as many ids as rows");
         } else if (gather_rows(lanes, n_lanes, arrays[0].view.buf, arrays[0].length, &arrays[1],
@@ -478,7 +638,7 @@ draw(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
     const Py_ssize_t size = PyLong_AsSsize_t(args[1]);
     PyObject *const given[4] = {args[0], args[2], args[5], args[6]};
     if (PyErr_Occurred() || (opened = open_arrays(given, arrays, 4, 2)) < 4 ||
-        (lanes = open_lanes(args[3], args[4], &n_lanes)) == NULL) {
+        (lanes = join_lanes(args[3], args[4], &n_lanes)) == NULL) {
         goto done;
     }
     const double *uniforms = arrays[0].view.buf;
@@ -522,13 +682,13 @@ done:
 }
 
 PyDoc_STRVAR(enter_doc,
-"enter(slots, rows, heights, labels, seen, ids, held, ranks, classes, columns, sources, taken)\n\n"
+"enter(slots, rows, heights, labels, seen, ids, held, ranks, classes, lanes, taken)\n\n"
 "Enters in the books, and copies, rows of a batch that have won a slot; one won twice goes to the later row.\n\n"
 "Args:\n"
 "    slots, rows, heights, labels: lists with the slot, the row of the batch, the negated key and the label of each.\n"
 "    seen: the id of the first row of the batch.\n"
 "    ids, held, ranks, classes: of every slot, the id, the key, the rank and the label of its row; written.\n"
-"    columns, sources: as from open_batch.\n"
+"    lanes: as from open_batch.\n"
 "    taken: int64; receives the slot of each row that is there at the end.");
 
 static PyObject *
@@ -536,16 +696,16 @@ enter(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     Array arrays[5];
     PyObject *result = NULL;
-    Lane *lanes = NULL;
+    const Lane *lanes;
     int opened = 0, n_lanes;
-    if (n_args != 12) {
-        PyErr_SetString(PyExc_TypeError, "enter expects 12 arguments");
+    if (n_args != 11) {
+        PyErr_SetString(PyExc_TypeError, "enter expects 11 arguments");
         return NULL;
     }
     const int64_t seen = PyLong_AsLongLong(args[4]);
-    PyObject *const given[5] = {args[5], args[6], args[7], args[8], args[11]};
+    PyObject *const given[5] = {args[5], args[6], args[7], args[8], args[10]};
     if (PyErr_Occurred() || (opened = open_arrays(given, arrays, 5, 0)) < 5 ||
-        (lanes = open_lanes(args[9], args[10], &n_lanes)) == NULL) {
+        (n_lanes = open_lanes(args[9], &lanes)) < 0) {
         goto done;
     }
     int64_t *ids = arrays[0].view.buf, *ranks = arrays[2].view.buf, *classes = arrays[3].view.buf;
@@ -572,14 +732,13 @@ enter(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
         ranks[slot] = -1;
         classes[slot] = PyLong_AsLongLong(PyList_GET_ITEM(args[3], i));
         taken[row] = slot;
-        copy_row(lanes, n_lanes, row, slot);
+        copy_rows(lanes, n_lanes, &row, &slot, 1);
     }
     if (!PyErr_Occurred()) {
         result = Py_NewRef(Py_None);
     }
 done:
     close_arrays(arrays, opened);
-    PyMem_Free(lanes);
     return result;
 }
 
@@ -701,6 +860,61 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(lowest_by_row_doc,
+"lowest_by_row(points, heights, bar, rows, lowest) -> int\n\n"
+"Of the rows before that of the last point, those with a point below the bar.\n\n"
+"Args:\n"
+"    points, heights: where points lie, rising, and how high; the row of a point is its whole part.\n"
+"    bar: below which a height counts.\n"
+"    rows, lowest: receive the rows, rising, and the height of the lowest point of each.\n\n"
+"Returns:\n"
+"    How many they are.");
+
+static PyObject *
+lowest_by_row(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    Array arrays[4];
+    PyObject *result = NULL;
+    if (n_args != 5) {
+        PyErr_SetString(PyExc_TypeError, "lowest_by_row expects 5 arguments");
+        return NULL;
+    }
+    const double bar = PyFloat_AsDouble(args[2]);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    PyObject *const given[4] = {args[0], args[1], args[3], args[4]};
+    const int opened = open_arrays(given, arrays, 4, 2);
+    if (opened < 4) {
+        goto done;
+    }
+    const Py_ssize_t n = arrays[0].length;
+    if (n < 1 || arrays[1].length != n || arrays[2].length < n || arrays[3].length < n) {
+        PyErr_SetString(PyExc_ValueError, "expected points, as many heights, and room for as many rows");
+        goto done;
+    }
+    const double *points = arrays[0].view.buf, *heights = arrays[1].view.buf;
+    int64_t *rows = arrays[2].view.buf;
+    double *lowest = arrays[3].view.buf;
+    const int64_t last = (int64_t)points[n - 1];
+    Py_ssize_t count = 0;
+    for (Py_ssize_t i = 0; i < n && (int64_t)points[i] < last;) {
+        const int64_t row = (int64_t)points[i];
+        double height = heights[i];
+        for (i++; i < n && (int64_t)points[i] == row; i++) {
+            height = heights[i] < height ? heights[i] : height;
+        }
+        if (height < bar) {
+            rows[count] = row;
+            lowest[count++] = height;
+        }
+    }
+    result = PyLong_FromSsize_t(count);
+done:
+    close_arrays(arrays, opened);
+    return result;
+}
+
 /* One class among the labels of a batch. */
 typedef struct {
     int64_t label;
@@ -775,20 +989,20 @@ may_win(Class *class, Py_ssize_t row)
 }
 
 PyDoc_STRVAR(contenders_doc,
-"contenders(labels, streams, columns=None, sources=None) -> (dict, list) | None\n\n"
+"contenders(labels, streams, lanes=None) -> (dict, list) | None\n\n"
 "Rows that may win in the streams of their labels: where the rows of each label end on the axis of its stream, and\n"
 "(row, label, where the row ends) of those that may. None if one of these holds a number that is not finite.");
 
 static PyObject *
 contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
-    if ((n_args != 2 && n_args != 4) || !PyList_Check(args[0]) || !PyDict_Check(args[1])) {
+    if ((n_args != 2 && n_args != 3) || !PyList_Check(args[0]) || !PyDict_Check(args[1])) {
         PyErr_SetString(PyExc_TypeError, "contenders expects a list, a dict and perhaps a batch");
         return NULL;
     }
-    int n_lanes = 0;
-    Lane *lanes = n_args == 2 ? NULL : open_lanes(args[2], args[3], &n_lanes);
-    if (PyErr_Occurred()) {
+    const Lane *lanes = NULL;
+    const int n_lanes = n_args == 2 ? 0 : open_lanes(args[2], &lanes);
+    if (n_lanes < 0) {
         return NULL;
     }
     const Py_ssize_t n = PyList_GET_SIZE(args[0]);
@@ -844,11 +1058,10 @@ contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
         Class *class = &classes[of[i]];
         const Py_ssize_t row = class->place++;
         if (may_win(class, row)) {
-            for (int j = 0; j < n_lanes; j++) {
-                if (!all_finite(&lanes[j], lanes[j].from + i * lanes[j].size)) {
-                    result = Py_NewRef(Py_None);
-                    goto done;
-                }
+            const int64_t number = i;
+            if (!rows_finite(lanes, n_lanes, &number, 1)) {
+                result = Py_NewRef(Py_None);
+                goto done;
             }
             PyObject *entry = Py_BuildValue("(nLd)", i, (long long)class->label, class->start + (double)row + 1.0);
             if (entry == NULL || PyList_Append(found, entry) < 0) {
@@ -866,7 +1079,6 @@ done:
     PyMem_Free(classes);
     PyMem_Free(of);
     PyMem_Free(table);
-    PyMem_Free(lanes);
     Py_XDECREF(ends);
     Py_XDECREF(found);
     return result;
@@ -1005,8 +1217,8 @@ static PyMethodDef methods[] = {
     {"enter", (PyCFunction)(void (*)(void))enter, METH_FASTCALL, enter_doc},
     {"finite", (PyCFunction)(void (*)(void))finite_rows, METH_FASTCALL, finite_doc},
     {"gather", (PyCFunction)(void (*)(void))gather, METH_FASTCALL, gather_doc},
+    {"lowest_by_row", (PyCFunction)(void (*)(void))lowest_by_row, METH_FASTCALL, lowest_by_row_doc},
     {"open_batch", (PyCFunction)(void (*)(void))open_batch, METH_FASTCALL, open_batch_doc},
-    {"take_in", (PyCFunction)(void (*)(void))take_in, METH_FASTCALL, take_in_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -1038,8 +1250,26 @@ PyInit__loops(void)
             return NULL;
         }
     }
+    struct {
+        PyObject **object;
+        const char *module, *text;
+    } others[] = {
+        {&tensor_type, "torch", "Tensor"},
+        {&as_tensor, "torch", "from_numpy"},
+        {&new_array, "numpy", "empty"},
+        {&whole_numbers, "numpy", "int64"},
+    };
+    for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
+        PyObject *from = PyImport_ImportModule(others[i].module);
+        *others[i].object = from == NULL ? NULL : PyObject_GetAttrString(from, others[i].text);
+        Py_XDECREF(from);
+        if (*others[i].object == NULL) {
+            return NULL;
+        }
+    }
     PyObject *made = PyModule_Create(&module);
-    if (made != NULL && PyModule_AddObject(made, "source", PyLong_FromUnsignedLong(SOURCE)) < 0) {
+    if (made != NULL && (PyModule_AddType(made, &intake_type) < 0 ||
+                         PyModule_AddObject(made, "source", PyLong_FromUnsignedLong(SOURCE)) < 0)) {
         Py_CLEAR(made);
     }
     return made;

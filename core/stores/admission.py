@@ -21,8 +21,8 @@ import heapq
 import math
 from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..loops import loops
-from .block import Lane
+from .columns import Storage
 from .look_ahead import NOTHING, Accepted, LookAhead, Reserve, contest
 from .table import OpenBatch
 from .uniforms import Uniforms
@@ -82,13 +82,32 @@ class Stream:
         return self._ahead
 
     def lowest_by_row(self) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-        """Rows before that of the last point which have points, the lowest height of each; and that last row."""
-        rows = self.points.astype(np.int64)
-        stop = int(rows[-1])
-        rows = rows[: np.searchsorted(rows, stop)]
-        heights = self.heights[: len(rows)]
-        first = np.flatnonzero(np.diff(rows, prepend=-1))
-        return rows[first], np.minimum.reduceat(heights, first), stop
+        """Rows before that of the last point which have a point below the bar, the lowest height of each; and that last
+        row."""
+        rows, heights = np.empty(len(self.points), np.int64), np.empty(len(self.points))
+        lowest = _lowest_by_row if loops is None else loops.lowest_by_row
+        n = lowest(self.points, self.heights, -self.threshold, rows, heights)
+        return rows[:n], heights[:n], int(self.points[-1])
+
+
+def _lowest_by_row(
+    points: NDArray[np.float64],
+    heights: NDArray[np.float64],
+    bar: float,
+    rows: NDArray[np.int64],
+    lowest: NDArray[np.float64],
+) -> int:
+    """`Stream.lowest_by_row` in Python: writes the rows and their heights, and returns how many they are."""
+    at = points.astype(np.int64)
+    at = at[: at.searchsorted(at[-1])]
+    first = np.flatnonzero(np.diff(at, prepend=-1))
+    if not len(first):
+        return 0
+    low = np.minimum.reduceat(heights[: len(at)], first)
+    below = low < bar
+    n = int(below.sum())
+    rows[:n], lowest[:n] = at[first[below]], low[below]
+    return n
 
 
 class Contenders(NamedTuple):
@@ -134,6 +153,7 @@ class Admission:
         if not grouped:
             self._stream(0)
         self._foreseen: LookAhead | None = None
+        self._intake: Any = None  # takes in what is foreseen, where that is compiled
         self._reserve: Reserve | None = None
         self._sizes: list[tuple[int, int, int]] = []  # heap of (-count, order, label); stale entries are skipped
         self._slots: list[int] = []  # what the rows of the batch at hand have won, not yet in the books
@@ -141,7 +161,7 @@ class Admission:
         self._heights: list[float] = []
         self._labels: list[int] = []
         self._accepted: dict[int, int] = {}  # slot: row, of the batch at hand
-        self._sink: tuple[list[Lane], list[int], NDArray[np.int64]] | None = None  # where its rows go at once, if so
+        self._sink: tuple[bytes, NDArray[np.int64]] | None = None  # where its rows go at once, if so
         self._sunk = 0  # how many did
 
     def foreseen(self, n: int) -> Accepted | None:
@@ -152,42 +172,39 @@ class Admission:
         start = int(self.streams[0].mass)
         return ahead.between(start, start + n) if start + n <= ahead.stop else None
 
-    def copy_in(self, batch: OpenBatch) -> tuple[NDArray[np.int64], int] | None:
-        """`take_in` of what is `foreseen`, together with copying the rows.
+    def copy_in(self, batch: Mapping[str, Any], columns: Mapping[str, Storage]) -> tuple[Tensor, int, int] | None:
+        """`take_in` of what is `foreseen` for a batch, together with copying its rows into the columns.
 
         Returns:
-            The slot of each row, or -1, and how many were taken; None if nothing was done, be it that a number is not
-            finite.
+            The slot of each row, or -1, how many there were and how many were taken; None if nothing was done, be it
+            that a number is not finite.
         """
-        ahead, stream, n = self._foreseen, self.streams[0], batch[0]
-        if ahead is None or self.size < self.capacity or stream.mass + n > ahead.stop or loops is None:
+        if self._intake is None:
             return None
-        slots = np.empty(n, np.int64)
-        books = self.ids, self.keys, self.ranks
-        taken = loops.take_in(ahead.winners, int(stream.mass), self.seen, books, batch, slots)
-        if taken < 0:
-            return None
-        stream.mass += n
-        self.seen += n
-        return slots, taken
+        stream = self.streams[0]
+        done: tuple[Tensor, int, int] | None = self._intake.add(batch, columns, stream.mass, self.seen)
+        if done is not None:
+            stream.mass += done[1]
+            self.seen += done[1]
+        return done
 
-    def copy_in_labelled(self, batch: OpenBatch, labels: Sequence[int]) -> tuple[NDArray[np.int64], int] | None:
+    def copy_in_labelled(self, batch: OpenBatch, labels: Sequence[int]) -> tuple[Tensor, int, int] | None:
         """`copy_in` for rows that compete in the streams of their labels."""
-        n = batch[0]
+        n, lanes = batch
         if self._fits(n) or loops is None:
             return None
-        known = loops.contenders(labels, self.streams, *batch[1:])
+        known = loops.contenders(labels, self.streams, lanes)
         if known is None:
             return None
         slots = np.empty(n, np.int64)
         slots.fill(-1)  # np.full takes several times as long
-        self._sink = *batch[1:], slots
+        self._sink = lanes, slots
         self._offer_labelled(Contenders(*known))
         self._write()
         self._sink = None
         self.seen += n
         taken, self._sunk = self._sunk, 0
-        return slots, taken
+        return torch.from_numpy(slots), n, taken
 
     def take_in(self, accepted: Accepted, n: int) -> None:
         """Enters what the next ``n`` rows win, as `foreseen`."""
@@ -277,6 +294,9 @@ class Admission:
         while done < n:
             if self._foreseen is None or stream.mass >= self._foreseen.stop:
                 self._foreseen = self._look_ahead(stream)
+                if loops is not None and self.size == self.capacity:
+                    books = self.ids, self.keys, self.ranks
+                    self._intake = loops.Intake(self._foreseen.winners, books, self._foreseen.stop)
             step = min(n - done, self._foreseen.stop - int(stream.mass))
             part = self._foreseen.between(int(stream.mass), int(stream.mass) + step)
             self.take_in(part, step)
@@ -314,8 +334,6 @@ class Admission:
                 stream.threshold = max(stream.threshold, -self._leaving(1).heights[0])
             self._draw_points(stream)
         rows, heights, stop = stream.lowest_by_row()
-        hopeful = heights < -stream.threshold
-        rows, heights = rows[hopeful], heights[hopeful]
         if not spare:
             ahead, self._reserve = contest(rows, heights, stop, self._leaving(len(rows)))
             return ahead
@@ -340,7 +358,7 @@ class Admission:
         """Forgets what was foreseen; to be called before anything but `offer` changes who is there."""
         if self._foreseen is not None:
             self._catch_up(self.streams[0])
-        self._foreseen = self._reserve = None
+        self._foreseen = self._intake = self._reserve = None
 
     def _offer_labelled(self, contenders: Contenders) -> None:
         """Rows of equal weight, each in the stream of its label."""
@@ -395,7 +413,8 @@ class Admission:
         if stream.next >= end:
             return
         if stream.threshold == -math.inf:
-            self._enter(stream, row, -math.log1p(-float(self.uniforms.take(1)[0])) / weight)
+            # the logarithm of an array: that of a number differs from it in the last bit on some processors
+            self._enter(stream, row, -float(np.log1p(-self.uniforms.take(1))[0]) / weight)
             return
         if stream.next == -math.inf:
             if not len(stream.points):
@@ -414,9 +433,10 @@ class Admission:
         """The next block of points below the bar; blocks are short where the bar moves fast."""
         limit = -stream.threshold
         n = max(64, min(stream.count // 8, 1024))
-        gaps = -np.log1p(-self.uniforms.take(n)) / limit
+        uniforms = self.uniforms.take(2 * n)
+        gaps = -np.log1p(-uniforms[:n]) / limit
         gaps[0] += stream.points[-1] if len(stream.points) else stream.mass
-        points, heights = gaps.cumsum(), limit * self.uniforms.take(n)
+        points, heights = gaps.cumsum(), limit * uniforms[n:]
         if stream.cursor < len(stream.points):
             points = np.concatenate([stream.points[stream.cursor :], points])
             heights = np.concatenate([stream.heights[stream.cursor :], heights])

@@ -41,7 +41,7 @@ class Incoming:
         if not len(accepted.rows):
             return
         if self._opened and loops:
-            loops.copy(accepted.rows, accepted.slots, *self._opened[1:])
+            loops.copy(accepted.rows, accepted.slots, self._opened[1])
             return
         count = len(accepted.rows)
         rows = None if accepted.contiguous and count == self._n else accepted.rows

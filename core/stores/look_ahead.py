@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import NamedTuple
@@ -54,12 +53,16 @@ class Reserve(NamedTuple):
         """At least ``n`` of the rows with the given heights and ids, one per slot, if there are as many."""
         slots = np.arange(len(heights))
         bound = -math.inf
-        spare = len(heights) - max(256, n, len(heights) // 8)
+        spare = len(heights) - max(256, n, len(heights) // 4)
         if spare > 0:
             bound = float(np.partition(heights, spare)[spare])
             slots = np.flatnonzero(heights >= bound)
-        order = np.lexsort((-ids[slots], -heights[slots]))
-        return Reserve(heights[slots][order], slots[order], bound)
+        heights = heights[slots]
+        order = (-heights).argsort()
+        heights = heights[order]
+        if (heights[1:] == heights[:-1]).any():  # only then does the age matter; this takes nine times as long
+            order = np.lexsort((-ids[slots], -heights[order.argsort()]))
+        return Reserve(heights, slots[order], bound)
 
 
 class LookAhead:
@@ -82,29 +85,27 @@ class LookAhead:
         slots: NDArray[np.int64],
         heights: NDArray[np.float64],
         gone: NDArray[np.int64] | None = None,
-        losing: Sequence[int] = (),
+        losing: NDArray[np.int64] = NOTHING.rows,
         lost: NDArray[np.float64] = NOTHING.keys,
     ) -> None:
         self.stop = stop
-        self._rows: list[int] = rows.tolist()
         self.winners = rows, slots, -heights, np.full(len(rows), _NEVER) if gone is None else gone
         self._losing = losing
         self._lost = np.minimum.accumulate(lost)
 
     def between(self, start: int, end: int) -> Accepted:
         """What the rows ``start .. end - 1`` win that still stands at the end; rows count from ``start``."""
-        first = bisect_left(self._rows, start)
-        last = bisect_left(self._rows, end, first)
+        rows, slots, keys, gone = self.winners
+        first, last = rows.searchsorted((start, end)).tolist()
         if first == last:
             return NOTHING
-        rows, slots, keys, gone = self.winners
         stay = gone[first:last] >= end
         which = slice(first, last) if stay.all() else first + np.flatnonzero(stay)
         return Accepted(rows[which] - start, slots[which], keys[which])
 
     def lost_before(self, row: int) -> float:
         """The highest key lost by the rows before ``row``; -inf if none."""
-        known = bisect_left(self._losing, row)
+        known = int(self._losing.searchsorted(row))
         return -float(self._lost[known - 1]) if known else -math.inf
 
 
@@ -129,7 +130,7 @@ def contest(
     run = _contest if loops is None else loops.contest
     count = run(rows, heights, reserve.heights, reserve.slots, reserve.bound, own, gone, lost, left, slots)
     won = gone != rows
-    ahead = LookAhead(stop, rows[won], own[won], heights[won], gone[won], rows.tolist(), lost)
+    ahead = LookAhead(stop, rows[won], own[won], heights[won], gone[won], rows, lost)
     return ahead, Reserve(left[:count], slots[:count], reserve.bound)
 
 

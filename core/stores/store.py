@@ -242,15 +242,17 @@ class Store:
                 in a row that may be kept (on a GPU `check` finds it later). The store is unchanged.
             TypeError: a column that is no tensor.
         """
-        if self._equal and among is None and (opened := self._table.open(batch)) is not None and opened[0]:
+        if self._equal and among is None:
             if self._group is None:
-                done = self._books.copy_in(opened)
-            else:
+                done = self._books.copy_in(batch, self._table.columns)
+            elif (opened := self._table.open(batch)) is not None and opened[0]:
                 done = self._books.copy_in_labelled(opened, self._labels(batch))
+            else:
+                done = None
             if done is not None:
-                if done[1]:
+                if done[2]:
                     self._pool.changed()
-                return torch.from_numpy(done[0])
+                return done[0]
         fresh = not self._table.columns
         before = self._keep_generator.get_state() if self._jumping is None else None
         try:

@@ -21,9 +21,8 @@ BOOKS = ("id", "key", "rank")
 """What a store itself knows of each row. Selectors may read these like columns, so no column has their names."""
 
 
-OpenBatch: TypeAlias = tuple[int, list[Lane], list[int]]
-"""A batch on its way into columns that lie in plain memory: the number of rows, where the columns lie, and the
-addresses of those of the batch."""
+OpenBatch: TypeAlias = tuple[int, bytes]
+"""A batch on its way into columns that lie in plain memory: the number of rows, and where they lie and go."""
 
 
 class Table:
@@ -160,12 +159,12 @@ class Table:
     def open(self, batch: Mapping[str, Any]) -> OpenBatch | None:
         """A batch whose rows can be copied from where they lie, by compiled code; None if there is none, or if a
         column does not fit or is not stored just as it comes."""
-        opened: OpenBatch | None = None if loops is None else loops.open_batch(batch, self.columns, Tensor)
+        opened: OpenBatch | None = None if loops is None else loops.open_batch(batch, self.columns)
         return opened
 
     def finite(self, batch: OpenBatch, rows: NDArray[np.int64] | None) -> bool:
         """Whether the given rows of an open batch (all if None) hold finite numbers only."""
-        return loops is not None and loops.finite(np.arange(batch[0]) if rows is None else rows, *batch[1:])
+        return loops is not None and loops.finite(np.arange(batch[0]) if rows is None else rows, batch[1])
 
     def write(self, index: Index, encoded: Mapping[str, Any], rows: NDArray[np.int64] | None = None) -> None:
         """Stores ``encoded[rows]`` (all of it if None) at ``index``."""

@@ -187,6 +187,39 @@ def test_a_contest_is_the_same_in_python(size: int, n: int, seed: int, scale: fl
     assert all(np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0, 2).map(lambda x: round(x, 1))), min_size=1), st.floats(0, 2))
+def test_the_lowest_points_of_rows_are_the_same_in_python(points: list[tuple[float, float]], bar: float) -> None:
+    assert compiled is not None
+    at, heights = np.array(sorted(points)).T.copy()
+    found = []
+    for way in (compiled.lowest_by_row, admission._lowest_by_row):
+        rows, lowest = np.empty(len(at), np.int64), np.empty(len(at))
+        n = way(at, heights, bar, rows, lowest)
+        found.append((rows[:n].tolist(), lowest[:n].tolist()))
+    low: dict[int, float] = {}
+    for x, height in zip(at, heights, strict=True):
+        low[int(x)] = min(height, low.get(int(x), math.inf))
+    expected = {row: height for row, height in low.items() if row < int(at[-1]) and height < bar}
+    assert found[0] == found[1] == (list(expected), list(expected.values()))
+
+
+def test_an_intake_checks_what_it_is_given() -> None:
+    assert compiled is not None
+    books = np.zeros(3, np.int64), np.zeros(3), np.zeros(3, np.int64)
+    one = np.zeros(1, np.int64)
+    with pytest.raises(IndexError, match="slots"):
+        compiled.Intake((one, one + 3, np.zeros(1), one), books, 5)
+    with pytest.raises(ValueError, match="same length"):
+        compiled.Intake((one, np.zeros(2, np.int64), np.zeros(1), one), books, 5)
+    with pytest.raises(TypeError):
+        compiled.Intake((one, one, np.zeros(1, np.int32), one), books, 5)
+    intake = compiled.Intake((one, one, np.zeros(1), one + 9), books, 5)
+    assert intake.add({"x": torch.zeros(2)}, {}, 0.0, 7) is None
+    with pytest.raises(TypeError):
+        intake.add({}, {}, 0.0)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 6), st.integers(0, 2**31), st.lists(st.integers(0, 40), min_size=1, max_size=20))
 def test_contenders_are_the_same_in_python(classes: int, seed: int, sizes: list[int]) -> None:
@@ -243,19 +276,15 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TypeError, match="int64"):
         compiled.gather(slots.astype(np.int32), ids, [], [], np.empty(2, np.int64))
     with pytest.raises(TypeError, match="lists"):
-        compiled.finite(slots, [], (1,))
-    for name in (
-        "take_in",
-        "enter",
-        "copy",
-        "finite",
-        "gather",
-        "draw",
-        "contest",
-        "contenders",
-        "open_batch",
-        "challenge",
-    ):
+        compiled.gather(slots, ids, [], (1,), np.empty(2, np.int64))
+    for lanes in ([], b"1"):
+        with pytest.raises(TypeError, match="lanes"):
+            compiled.finite(slots, lanes)
+        with pytest.raises(TypeError, match="lanes"):
+            compiled.copy(slots, slots, lanes)
+    for name in dir(compiled):
+        if name.startswith("_") or not callable(getattr(compiled, name)):
+            continue
         with pytest.raises(TypeError):
             getattr(compiled, name)()
     empty, number, none = np.zeros(1, np.int64), np.zeros(1), np.empty(0)

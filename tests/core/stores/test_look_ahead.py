@@ -72,8 +72,17 @@ def test_a_contest_goes_as_with_a_heap(size: int, n: int, seed: int, cuts: list[
 def test_the_reserve_of_a_large_store_is_a_part_of_it() -> None:
     heights = np.random.default_rng(0).random(10_000)
     reserve = Reserve.of(heights, np.arange(10_000), 100)
-    assert 1250 <= len(reserve.slots) < 1300
+    assert 2500 <= len(reserve.slots) < 2600
     assert reserve.heights.tolist() == sorted(heights.tolist(), reverse=True)[: len(reserve.slots)]
+
+
+def test_of_equal_rows_the_newest_go_first() -> None:
+    random = np.random.default_rng(0)
+    heights, ids = random.random(500).round(1), random.permutation(500)
+    reserve = Reserve.of(heights, ids, 100)
+    order = sorted(range(500), key=lambda slot: (-heights[slot], -ids[slot]))
+    assert reserve.slots.tolist() == order[: len(reserve.slots)]
+    assert reserve.heights.tolist() == heights[reserve.slots].tolist()
 
 
 def test_a_slot_won_twice_goes_to_the_later_row() -> None:
