@@ -216,9 +216,9 @@ copy_rows(const Lane *lanes, int n_lanes, const int64_t *rows, const int64_t *sl
     }
 }
 
-/* Attributes and methods of a tensor, and what makes one. */
+/* Attributes and methods of tensors and streams, and what makes a tensor. */
 static PyObject *name_lane, *name_dtype, *name_shape, *name_requires_grad, *name_is_cpu, *name_is_contiguous,
-    *name_is_neg, *name_data_ptr, *tensor_type, *new_array, *whole_numbers, *as_tensor;
+    *name_is_neg, *name_data_ptr, *name_mass, *name_next, *name_cursor, *name_points, *tensor_type, *new_array, *whole_numbers, *as_tensor;
 
 /* 1 if the attribute (or what the method returns) is `expected`, 0 if not or after an error. */
 static int
@@ -724,6 +724,15 @@ enter(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
             PyErr_SetString(PyExc_IndexError, "expected rows of the batch and slots of the store");
             goto done;
         }
+        fetch_slot(lanes, n_lanes, slot);
+        PREFETCH(&ids[slot]);
+        PREFETCH(&held[slot]);
+        PREFETCH(&ranks[slot]);
+        PREFETCH(&classes[slot]);
+    }
+    for (Py_ssize_t i = 0; i < n; i++) {
+        const int64_t slot = PyLong_AsLongLong(PyList_GET_ITEM(args[0], i));
+        const int64_t row = PyLong_AsLongLong(PyList_GET_ITEM(args[1], i));
         if (ids[slot] >= seen && ids[slot] - seen < arrays[4].length && taken[ids[slot] - seen] == slot) {
             taken[ids[slot] - seen] = -1;
         }
@@ -940,8 +949,8 @@ open_class(Class *class, PyObject *streams)
         class->open = 1;
         return PyErr_Occurred() ? -1 : 0;
     }
-    if ((mass = PyObject_GetAttrString(stream, "mass")) == NULL ||
-        (next = PyObject_GetAttrString(stream, "next")) == NULL) {
+    if ((mass = PyObject_GetAttr(stream, name_mass)) == NULL ||
+        (next = PyObject_GetAttr(stream, name_next)) == NULL) {
         goto done;
     }
     class->start = PyFloat_AsDouble(mass);
@@ -950,8 +959,8 @@ open_class(Class *class, PyObject *streams)
     if (PyErr_Occurred() || class->open || first >= class->start + (double)class->count) {
         goto done;
     }
-    if ((cursor = PyObject_GetAttrString(stream, "cursor")) == NULL ||
-        (points = PyObject_GetAttrString(stream, "points")) == NULL) {
+    if ((cursor = PyObject_GetAttr(stream, name_cursor)) == NULL ||
+        (points = PyObject_GetAttr(stream, name_points)) == NULL) {
         goto done;
     }
     class->at = PyLong_AsSsize_t(cursor);
@@ -991,13 +1000,14 @@ may_win(Class *class, Py_ssize_t row)
 PyDoc_STRVAR(contenders_doc,
 "contenders(labels, streams, lanes=None) -> (dict, list) | None\n\n"
 "Rows that may win in the streams of their labels: where the rows of each label end on the axis of its stream, and\n"
-"(row, label, where the row ends) of those that may. None if one of these holds a number that is not finite.");
+"(row, label, where the row ends) of those that may. Labels are a list or int64. None if one of these holds a number that is not finite.");
 
 static PyObject *
 contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
-    if ((n_args != 2 && n_args != 3) || !PyList_Check(args[0]) || !PyDict_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "contenders expects a list, a dict and perhaps a batch");
+    const int listed = n_args > 0 && PyList_Check(args[0]);
+    if ((n_args != 2 && n_args != 3) || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "contenders expects labels, a dict and perhaps a batch");
         return NULL;
     }
     const Lane *lanes = NULL;
@@ -1005,7 +1015,13 @@ contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
     if (n_lanes < 0) {
         return NULL;
     }
-    const Py_ssize_t n = PyList_GET_SIZE(args[0]);
+    Array array;
+    const int opened = listed ? 0 : open_arrays(args, &array, 1, 1);
+    if (!listed && opened < 1) {
+        return NULL;
+    }
+    const Py_ssize_t n = listed ? PyList_GET_SIZE(args[0]) : array.length;
+    const int64_t *labels = listed ? NULL : array.view.buf;
     size_t cells = 16;
     while (cells < 2 * (size_t)n) {
         cells *= 2;
@@ -1015,13 +1031,15 @@ contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
     Class *classes = PyMem_Calloc((size_t)n + 1, sizeof(Class));
     Py_ssize_t *of = PyMem_Malloc(((size_t)n + 1) * sizeof(Py_ssize_t)); /* the class of each row */
     Py_ssize_t *table = PyMem_Malloc(cells * sizeof(Py_ssize_t));        /* classes by a hash of their label */
-    if (classes == NULL || of == NULL || table == NULL) {
+    int64_t *hopeful = PyMem_Malloc(((size_t)n + 1) * sizeof(int64_t));
+    Py_ssize_t n_hopeful = 0;
+    if (classes == NULL || of == NULL || table == NULL || hopeful == NULL) {
         PyErr_NoMemory();
         goto done;
     }
     memset(table, 0xff, cells * sizeof(Py_ssize_t));
     for (Py_ssize_t i = 0; i < n; i++) {
-        const int64_t label = PyLong_AsLongLong(PyList_GET_ITEM(args[0], i));
+        const int64_t label = listed ? PyLong_AsLongLong(PyList_GET_ITEM(args[0], i)) : labels[i];
         if (label == -1 && PyErr_Occurred()) {
             goto done;
         }
@@ -1058,11 +1076,8 @@ contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
         Class *class = &classes[of[i]];
         const Py_ssize_t row = class->place++;
         if (may_win(class, row)) {
-            const int64_t number = i;
-            if (!rows_finite(lanes, n_lanes, &number, 1)) {
-                result = Py_NewRef(Py_None);
-                goto done;
-            }
+            fetch_row(lanes, n_lanes, i);
+            hopeful[n_hopeful++] = i;
             PyObject *entry = Py_BuildValue("(nLd)", i, (long long)class->label, class->start + (double)row + 1.0);
             if (entry == NULL || PyList_Append(found, entry) < 0) {
                 Py_XDECREF(entry);
@@ -1071,7 +1086,7 @@ contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
             Py_DECREF(entry);
         }
     }
-    result = PyTuple_Pack(2, ends, found);
+    result = rows_finite(lanes, n_lanes, hopeful, n_hopeful) ? PyTuple_Pack(2, ends, found) : Py_NewRef(Py_None);
 done:
     for (Py_ssize_t i = 0; i < n_classes; i++) {
         PyBuffer_Release(&classes[i].points);
@@ -1079,6 +1094,8 @@ done:
     PyMem_Free(classes);
     PyMem_Free(of);
     PyMem_Free(table);
+    PyMem_Free(hopeful);
+    close_arrays(&array, opened);
     Py_XDECREF(ends);
     Py_XDECREF(found);
     return result;
@@ -1244,6 +1261,10 @@ PyInit__loops(void)
         {&name_is_contiguous, "is_contiguous"},
         {&name_is_neg, "is_neg"},
         {&name_data_ptr, "data_ptr"},
+        {&name_mass, "mass"},
+        {&name_next, "next"},
+        {&name_cursor, "cursor"},
+        {&name_points, "points"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {

@@ -188,7 +188,9 @@ class Admission:
             self.seen += done[1]
         return done
 
-    def copy_in_labelled(self, batch: OpenBatch, labels: Sequence[int]) -> tuple[Tensor, int, int] | None:
+    def copy_in_labelled(
+        self, batch: OpenBatch, labels: Sequence[int] | NDArray[np.int64]
+    ) -> tuple[Tensor, int, int] | None:
         """`copy_in` for rows that compete in the streams of their labels."""
         n, lanes = batch
         if self._fits(n) or loops is None:
@@ -516,7 +518,7 @@ class Admission:
             slots = np.flatnonzero(self.labels[: self.size] == stream.label) if self.grouped else np.arange(self.size)
             heights = -self.keys[slots]
             stream.bound = -math.inf
-            spare = len(slots) - max(256, n, len(slots) // 8)
+            spare = len(slots) - max(512, n, len(slots) // 8)
             if spare > 0:
                 stream.bound = float(np.partition(heights, spare)[spare])
                 near = heights >= stream.bound

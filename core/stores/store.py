@@ -246,7 +246,9 @@ class Store:
             if self._group is None:
                 done = self._books.copy_in(batch, self._table.columns)
             elif (opened := self._table.open(batch)) is not None and opened[0]:
-                done = self._books.copy_in_labelled(opened, self._labels(batch))
+                given = batch[self._group]
+                labels = given.numpy() if given.dtype is torch.int64 and given.dim() == 1 else self._labels(batch)
+                done = self._books.copy_in_labelled(opened, labels)
             else:
                 done = None
             if done is not None:
