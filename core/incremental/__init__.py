@@ -4,9 +4,10 @@ from .gaussian_replay import GaussianReplay
 from .means import Means, ReadoutHead, calibrated
 from .method import Head, Method
 from .neighbours import Neighbours
+from .probabilistic import PredictiveHead, Probabilistic
 from .projected import ProjectedReplay
 from .random_projection import RandomProjection
-from .replay import Replay, classic, der_pp, er, none
+from .replay import Replay, classic, der_pp, er, gaussian, none
 from .run import learn_sessions
 from .solved import Solved
 from .streaming import Streaming
@@ -17,6 +18,8 @@ __all__ = [
     "Means",
     "Method",
     "Neighbours",
+    "PredictiveHead",
+    "Probabilistic",
     "ProjectedReplay",
     "RandomProjection",
     "ReadoutHead",
@@ -27,6 +30,7 @@ __all__ = [
     "classic",
     "der_pp",
     "er",
+    "gaussian",
     "learn_sessions",
     "none",
 ]

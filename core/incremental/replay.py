@@ -13,7 +13,7 @@ from ..memory import ReplayMemory
 from ..mixers import CrossEntropy, LogitDistillation, ReplayCrossEntropy
 from ..retrievers import Nearest
 from ..selection import ClassBalanced, TopScore, Uniform
-from ..stores import Growable, Store
+from ..stores import GaussianStore, Growable, Store
 from ..stores.keeping import Reservoir
 
 
@@ -67,6 +67,13 @@ def der_pp(how: TrainedHead, capacity: int, alpha: float = 0.2, beta: float = 1.
     mix = CrossEntropy() + beta * ReplayCrossEntropy("labels") + alpha * LogitDistillation("logits")
     memory = ReplayMemory(store, ClassBalanced(Uniform()), mix, {"labels": 32, "logits": 32}, seed=seed)
     return Replay(how, memory, ("feature", "label", "logits"), seed=seed)
+
+
+def gaussian(how: TrainedHead, shrinkage: float = 0.1, seed: int = 0) -> Replay:
+    """Vectors are recalled that are drawn anew at every step from a Gaussian per class, with one covariance for all; no
+    row is stored. `GaussianReplay` does so with a head that is solved."""
+    store = GaussianStore(covariance="shared", shrinkage=shrinkage, seed=seed)
+    return Replay(how, ReplayMemory(store, mix=CrossEntropy() + ReplayCrossEntropy(), seed=seed), seed=seed)
 
 
 def classic(how: TrainedHead, capacity: int, seed: int = 0) -> Replay:

@@ -137,6 +137,17 @@ class AccuracyMatrix:
         return float(self._values[-1, : len(self._values)].mean())
 
     @property
+    def base_novel(self) -> BaseNovel:
+        """After the last session, on the classes of the first one and on those of all others.
+
+        >>> AccuracyMatrix([[90.0], [60.0, 30.0]], sizes=[300, 100]).base_novel
+        BaseNovel(base=60.0, novel=30.0, harmonic=40.0, overall=52.5)
+        """
+        last, sizes = self._values[-1, : len(self._values)], self._sizes[: len(self._values)]
+        old, new = float(last[0]), float((last[1:] * sizes[1:]).sum() / sizes[1:].sum())
+        return BaseNovel(old, new, harmonic_mean(old, new), self.overall[-1])
+
+    @property
     def final_accuracy(self) -> float:
         """``A[T-1]``: accuracy over all test rows after the last session."""
         return self.overall[-1]
