@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batch import Batch, concat, take, texts
-from .heads import LinearHead, LogisticRegression
+from .heads import LinearHead, LogisticRegression, equal_say
 from .memory_readout import MemoryReadout
 from .retrievers import Nearest
 from .selection import ClassBalanced
@@ -56,12 +56,14 @@ class Recipe:
         head: solves for the head.
         readout: what the memory adds to the head.
         per_class: rows of each class that the memory holds at most.
+        balanced: whether every class has the same say in the head, however many rows it has.
         seed: of the memory and of cross-validation.
     """
 
     head: LogisticRegression = field(default_factory=LogisticRegression)
     readout: MemoryReadout = field(default_factory=MemoryReadout)
     per_class: int = 100
+    balanced: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -287,6 +289,8 @@ class Adapter(Generic[E]):
             feature, label = torch.cat([feature, label_features[position]]), torch.cat([label, position])
         read = feature if self.tuned is None else self._parts(feature)[1]
         batch = {"feature": read, "label": label}
+        if self.recipe.balanced:
+            batch["weight"] = equal_say(label)
         return self.recipe.head.fit(batch, len(place), start, prior=prior, seed=self.recipe.seed)
 
     def _widened(self, rows: Batch, names: Mapping[int, str], label_features: Tensor) -> LinearHead | None:

@@ -23,7 +23,8 @@ class MemoryReadout:
 
     Args:
         by: ``"nearest"``: the k nearest rows vote; ``"mean"``: nearest class mean; ``"calibrated"``: TEEN, the means of
-            classes that came later move towards the first ones that they resemble.
+            classes that came later move towards the first ones that they resemble; where none came later, a head
+            decides alone.
         share: 0: the head alone; 1: the memory alone, and no head is trained.
         k: rows that vote.
         temperature: lower gives the most similar rows or means more of the vote.
@@ -67,6 +68,8 @@ class MemoryReadout:
         """
         found = feature.new_zeros(len(feature), len(ids))
         share = 1.0 if head is None else self.share
+        if head is not None and self.by == "calibrated" and set(ids) <= set(base):
+            share = 0.0
         if head is not None:
             with torch.no_grad():
                 found += (1 - share) * head(feature).softmax(1)

@@ -26,6 +26,7 @@ class Recipe(core.Recipe):
         head: solves for the head; vectors of texts are told apart best with little penalty.
         readout: what the memory adds to the head.
         per_class: rows of each class that the memory holds at most.
+        balanced: whether every class has the same say in the head, however many rows it has.
         seed: of the memory and of cross-validation.
         label_texts: whether the name of a class, read as a text, counts as one more example of it, unless it is a mere
             number.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import adapter as core
 from ..core.batch import Batch, jagged
 from ..core.heads import LinearHead
+from ..core.memory_readout import MemoryReadout
 from .backbones import Classifier
 from .data import ImageSet
 from .data.decoding import read_image
@@ -24,14 +25,22 @@ from .encoder import ImageEncoder
 class Recipe(core.Recipe):
     """How an adapter learns; saved with it, so that classes added later are learned in the same way.
 
+    The defaults were chosen on ImageNet features of 60 classes, of which 40 came first with 20 or 50 images each and 20
+    later with 1 or 5: beside a head that counts all images alike, the balanced one doubles the harmonic mean of old and
+    new accuracy at five images and costs less than a point of the old; the readout lifts it by another 6 to 12 points,
+    at a single image from 7 to 30 %, and costs 2 to 4.
+
     Args:
         head: solves for the head.
         readout: what the memory adds to the head.
         per_class: rows of each class that the memory holds at most.
+        balanced: whether every class has the same say in the head, however many rows it has.
         seed: of the memory and of cross-validation.
         thumbnail: side in pixels of the small images that the memory holds of what it learned from; 0: none.
     """
 
+    readout: MemoryReadout = field(default_factory=lambda: MemoryReadout("calibrated", share=0.5, temperature=0.02))
+    balanced: bool = True
     thumbnail: int = 32
 
     def __post_init__(self) -> None:

@@ -158,6 +158,7 @@ def train(
 
 def adapted(judged: nn.Module, model: Classifier, recipe: Recipe, sessions: Sessions, train: ImageSet) -> ImageAdapter:
     """The adapter of a network that was trained, with its head; its memory holds some of the images it learned from.
+    All of their classes came first; later are those that are added to the adapter.
 
     Args:
         judged: what the network is read out by: itself, an average of it, or a memory.
@@ -182,8 +183,6 @@ def adapted(judged: nn.Module, model: Classifier, recipe: Recipe, sessions: Sess
     else:
         adapter = ImageAdapter(encoder, replace(recipe, readout=MemoryReadout("mean", share=1.0)))
         adapter.learn(images)
-    first = {train.classes[label] for label in sessions[0].classes.tolist()}
-    adapter.base = [number for number, name in adapter.names.items() if name in first]
     return adapter
 
 

@@ -7,7 +7,7 @@ from .distribution_calibration import DistributionCalibration
 from .fitted import Fits, Fitted
 from .in_span import InSpan
 from .linear import LinearHead
-from .logistic import LogisticRegression
+from .logistic import LogisticRegression, equal_say
 from .simplex import simplex
 from .trained import TrainedHead
 
@@ -22,5 +22,6 @@ __all__ = [
     "LinearHead",
     "LogisticRegression",
     "TrainedHead",
+    "equal_say",
     "simplex",
 ]

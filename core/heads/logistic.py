@@ -103,6 +103,17 @@ class LogisticRegression:
         return LinearHead(solution[:, :-1], solution[:, -1])
 
 
+def equal_say(label: Tensor) -> Tensor:
+    """Weights (N,) of rows, 1 on average, that give every class the same say, however many rows it has.
+
+    >>> equal_say(torch.tensor([0, 0, 0, 1]))
+    tensor([0.6667, 0.6667, 0.6667, 2.0000], dtype=torch.float64)
+    """
+    _, group, counts = label.unique(return_inverse=True, return_counts=True)
+    weight: Tensor = (len(label) / len(counts)) / counts[group].double()
+    return weight
+
+
 class _Problem:
     """The objective per row, as a function of variables in which its curvature is about the same in all directions:
     ``W = Z L^-1`` with ``L L^T`` the bound of Boehning (Multinomial logistic regression algorithm, 1992) on it."""

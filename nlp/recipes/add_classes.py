@@ -16,9 +16,8 @@ rates were chosen on validation texts, for other new intents.
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,13 +25,10 @@ from tempfile import TemporaryDirectory
 import torch
 
 from ...core.batch import Batch
-from ...core.heads import LogisticRegression, TrainedHead
-from ...core.memory import ReplayMemory
-from ...core.mixers import CrossEntropy, ReplayCrossEntropy
-from ...core.protocols.labels import rows_by_class
+from ...core.heads import LogisticRegression
+from ...core.incremental.adaptation import HeadStart, by_steps, first_shots, rehearse, stopwatch
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
-from ...core.selection import ClassBalanced, Uniform
 from ..adapter import Recipe, TextAdapter, readable
 from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet, read_labelled
@@ -43,9 +39,6 @@ from ..tuning import Tuning
 
 SEEDS = 5
 NEW = 5
-SHOTS = (1, 2, 5, 10)
-STEPS = (1, 3, 10, 30, 100)
-RATES = (0.003, 0.01, 0.03, 0.1)
 TUNING_SEED = 100
 SETFIT_STEPS = 200
 KNOWN = ("adapter", "tuned adapter", "logistic", "setfit", "steps")
@@ -80,7 +73,8 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     rates = {}
     if "steps" in chosen:
         valid = TextSet.of(*read_labelled(folder / "fsid_valid.csv"), classes=shots.classes)
-        rates = rehearse(Start(encoder, shots, valid, *drawn(shots, TUNING_SEED)), more)
+        start = Start(encoder, shots, valid, *drawn(shots, TUNING_SEED))
+        rates = rehearse(start, start.rows(more, 5), seed=TUNING_SEED)
         results.config["learning_rates"] = {"on" if recall else "off": lr for recall, lr in rates.items()}
     found: dict[str, list[dict[str, float]]] = {}
     for seed in range(SEEDS if seeds is None else seeds):
@@ -93,7 +87,8 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         if "logistic" in chosen:
             outcomes["logistic"] = solved_anew(encoder, shots, test, old, new)
         if "steps" in chosen:
-            outcomes |= by_steps(Start(encoder, shots, test, old, new), more, rates, seed)
+            start = Start(encoder, shots, test, old, new)
+            outcomes |= by_steps(start, partial(start.rows, more), rates, seed=seed)
         if "setfit" in chosen and seed == 0:
             outcomes["setfit"] = setfit(shots, test, old, new)
             results.config["setfit_steps"] = SETFIT_STEPS
@@ -139,16 +134,14 @@ def added(
     with TemporaryDirectory() as folder:
         adapter.save(folder)
         adapter = TextAdapter.load(folder, encoder)
-        began, worked = time.perf_counter(), time.process_time()
-        adapter.add_classes(later.texts, later.names)
-        seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
+        with stopwatch() as passed:
+            adapter.add_classes(later.texts, later.names)
     after = right(adapter, feature, test)
     return {
         "old before": percent(before, test, old),
         "old after": percent(after, test, old),
         "new after": percent(after, test, new),
-        "seconds": seconds,
-        "processor seconds": processor_seconds,
+        **passed,
     }
 
 
@@ -158,20 +151,18 @@ def solved_anew(
     """Logistic regression on all texts, which must therefore be kept."""
     cache = default_cache()
     feature, asked = encoder.embed(shots.texts, cache), encoder.embed(test.texts, cache)
-    began, worked = time.perf_counter(), time.process_time()
-    head = LogisticRegression().fit({"feature": feature, "label": shots.labels}, len(shots.classes))
-    seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
+    with stopwatch() as passed:
+        head = LogisticRegression().fit({"feature": feature, "label": shots.labels}, len(shots.classes))
     with torch.no_grad():
         after = head(asked).argmax(1) == test.labels
     return {
         "old after": percent(after, test, old),
         "new after": percent(after, test, new),
-        "seconds": seconds,
-        "processor seconds": processor_seconds,
+        **passed,
     }
 
 
-class Start:
+class Start(HeadStart):
     """A head that knows the old intents, its memory, and texts to judge by.
 
     Args:
@@ -183,61 +174,22 @@ class Start:
     """
 
     def __init__(self, encoder: TextEncoder, shots: TextSet, judged: TextSet, old: list[str], new: list[str]) -> None:
-        self.encoder, self.judged, self.old, self.new = encoder, judged, old, new
-        self.adapter = TextAdapter(encoder)
-        self.adapter.learn(shots.of_classes(old), default_cache())
-        place = {name: number for number, name in enumerate([*old, *new])}
-        self.asked = encoder.embed(judged.texts, default_cache())
-        self.truth = torch.tensor([place[name] for name in judged.names])
+        adapter = TextAdapter(encoder)
+        adapter.learn(shots.of_classes(old), default_cache())
+        assert adapter.head is not None
+        asked = judged.of_classes([*old, *new])
+        super().__init__(
+            adapter.head,
+            adapter.memory,
+            {"feature": encoder.embed(asked.texts, default_cache()), "label": asked.labels},
+        )
+        self.encoder, self.new = encoder, new
 
     def rows(self, texts: TextSet, shot: int) -> Batch:
         """The first ``shot`` of the texts of each new intent."""
         later = texts.of_classes(self.new)
-        first = torch.cat([rows[:shot] for rows in rows_by_class(later.labels).values()])
         feature = self.encoder.embed(later.texts, default_cache())
-        return {"feature": feature[first], "label": later.labels[first] + len(self.old)}
-
-    def trained(self, rows: Batch, steps: int, lr: float, recall: bool, seed: int) -> dict[str, float]:
-        """Accuracy after some steps on the new rows."""
-        mix = CrossEntropy() + ReplayCrossEntropy()
-        store = copy.deepcopy(self.adapter.memory) if recall else None
-        memory = ReplayMemory(store, ClassBalanced(Uniform()), mix, replay=32)
-        how = TrainedHead(scale=None, steps=steps, lr=lr)
-        began, worked = time.perf_counter(), time.process_time()
-        head = how.fit(rows, len(self.old) + len(self.new), self.adapter.head, memory, seed=seed)
-        seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
-        with torch.no_grad():
-            after = head(self.asked).argmax(1) == self.truth
-        return {
-            "old after": percent(after, self.judged, self.old),
-            "new after": percent(after, self.judged, self.new),
-            "seconds": seconds,
-            "processor seconds": processor_seconds,
-        }
-
-
-def rehearse(start: Start, texts: TextSet) -> dict[bool, float]:
-    """The learning rate with the best mean of old and new accuracy over all numbers of steps, with recall and without,
-    at 5 shots."""
-    rows = start.rows(texts, 5)
-
-    def score(recall: bool, lr: float) -> float:
-        outcomes = [start.trained(rows, steps, lr, recall, TUNING_SEED) for steps in STEPS]
-        return sum(outcome["old after"] + outcome["new after"] for outcome in outcomes)
-
-    return {recall: max(RATES, key=lambda lr: score(recall, lr)) for recall in (True, False)}
-
-
-def by_steps(start: Start, texts: TextSet, rates: Mapping[bool, float], seed: int) -> dict[str, dict[str, float]]:
-    """The outcome after every number of steps, at every number of shots, recall on and off."""
-    return {
-        f"{shot}-shot, recall {'on' if recall else 'off'}, {steps} steps": start.trained(
-            start.rows(texts, shot), steps, rates[recall], recall, seed
-        )
-        for shot in SHOTS
-        for recall in (True, False)
-        for steps in STEPS
-    }
+        return first_shots({"feature": feature, "label": later.labels + self.head.classes}, shot)
 
 
 def setfit(shots: TextSet, test: TextSet, old: list[str], new: list[str]) -> dict[str, float]:
@@ -250,15 +202,13 @@ def setfit(shots: TextSet, test: TextSet, old: list[str], new: list[str]) -> dic
     train = Dataset.from_dict({"text": list(shots.texts), "label": shots.labels.tolist()})
     with TemporaryDirectory() as folder:
         asked = TrainingArguments(output_dir=folder, max_steps=SETFIT_STEPS, report_to="none", save_strategy="no")
-        began, worked = time.perf_counter(), time.process_time()
-        Trainer(model=model, args=asked, train_dataset=train).train()
-        seconds, processor_seconds = time.perf_counter() - began, time.process_time() - worked
+        with stopwatch() as passed:
+            Trainer(model=model, args=asked, train_dataset=train).train()
     after = torch.as_tensor(model.predict(list(test.texts))) == test.labels
     return {
         "old after": percent(after, test, old),
         "new after": percent(after, test, new),
-        "seconds": seconds,
-        "processor seconds": processor_seconds,
+        **passed,
     }
 
 

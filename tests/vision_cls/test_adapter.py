@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
+from memreplay import CalibratedPrototypes
 from memreplay.core.heads import LinearHead, LogisticRegression
 from memreplay.vision_cls import MLP, ImageAdapter, ImageEncoder, ImageSet, digits
 from memreplay.vision_cls.adapter import Recipe, thumbnails
@@ -40,7 +41,7 @@ def test_new_classes_from_few_shots_and_the_old_ones_stay(encoder: ImageEncoder,
     assert time.process_time() - began < 5
     assert adapter.classes == ["0", "1", "2", "3", "4", "5"]
     assert before > 0.8
-    assert right(adapter, test.of([0, 1, 2, 3])) > before - 0.05
+    assert right(adapter, test.of([0, 1, 2, 3])) > before - 0.1
     assert right(adapter, test.of([4, 5])) > 0.6
 
 
@@ -76,9 +77,8 @@ def test_a_trained_head_is_taken_as_it_is_and_held_on_to(encoder: ImageEncoder) 
     assert not adapter.complete
     adapter.learn(shots(3))
     assert adapter.solved is not None
-    # the trained head is the prior: with little evidence against it, little changes
-    gap = (adapter.solved.weight[:3] - trained.weight).norm(dim=1) / trained.weight.norm(dim=1)
-    assert gap.max() < 0.3
+    # the trained head is the prior: two images of a class move it a little, and do not replace it
+    assert torch.cosine_similarity(adapter.solved.weight[:3], trained.weight).min() > 0.9
 
 
 def test_forgetting_leaves_no_trace_in_the_files(encoder: ImageEncoder, tmp_path: Path) -> None:
@@ -111,6 +111,38 @@ def test_the_save_carries_the_network(encoder: ImageEncoder, tmp_path: Path) -> 
     loaded = ImageAdapter.load(tmp_path, device="cpu")
     x = digits("test").images
     assert torch.equal(loaded.probabilities(loaded.encoder.embed(x)), adapter.probabilities(encoder.embed(x)))
+
+
+def test_the_memory_has_a_say_once_there_are_later_classes(encoder: ImageEncoder) -> None:
+    adapter = ImageAdapter(encoder, Recipe(LogisticRegression(100.0)))
+    adapter.learn(shots(0, 1, n=20))
+    feature = encoder.embed(digits("test").images)
+    assert adapter.head is not None
+    torch.testing.assert_close(adapter.probabilities(feature), adapter.head(feature).softmax(1).detach())
+    adapter.learn(shots(2, n=1))
+    rows = adapter.memory.rows().columns
+    calibrated = CalibratedPrototypes([0, 1], temperature=0.02)(rows, feature).probabilities
+    expected = (adapter.head(feature).softmax(1).detach() + calibrated) / 2
+    torch.testing.assert_close(adapter.probabilities(feature), expected)
+
+
+def test_every_class_has_the_same_say_in_the_head(encoder: ImageEncoder) -> None:
+    data = shots(0, 1, n=20).rows(torch.arange(22))  # twenty of one, two of the other
+    twenty = shots(0, 1, n=20)
+    repeated = ImageSet(
+        torch.cat([twenty.images[:20], twenty.images[20:22].repeat(10, 1, 1, 1)]),
+        twenty.labels,
+        twenty.classes,
+        "train",
+    )
+    feature = encoder.embed(digits("test").images)
+    found = []
+    # the mean weight of a row is 1, so the rows of the first count 11 / 20, and those of the second 11 / 2
+    for rows, strength in ((data, 20.0), (repeated, 11.0)):
+        adapter = ImageAdapter(encoder, Recipe(LogisticRegression(strength)))
+        adapter.learn(rows)
+        found.append(adapter.probabilities(feature))
+    torch.testing.assert_close(found[0], found[1], atol=1e-3, rtol=0)
 
 
 def test_thumbnails() -> None:

@@ -108,7 +108,7 @@ def test_the_adapter_knows_what_the_last_session_left(method: str, tmp_path: Pat
     right = sum(adapter.classes[i] == name for i, name in zip(place, test.names, strict=True))
     tolerance = 8 if method == "icarl" else 1e-6  # whose adapter has other exemplars
     assert 100 * right / len(test) == pytest.approx(results(tmp_path)["after session 2", "overall"], abs=tolerance)
-    assert [adapter.names[number] for number in adapter.base] == [str(digit) for digit in range(6)]
+    assert [adapter.names[number] for number in adapter.base] == [str(digit) for digit in range(10)]
 
 
 def test_all_classes_at_once_is_the_default(tmp_path: Path) -> None:
