@@ -170,7 +170,7 @@ def _compiled_loops() -> None:
     from .core.stores import Store
 
     if loops is None or scan.compiled is None:
-        raise ModuleNotFoundError("they were not built", name=LOOPS)
+        raise ModuleNotFoundError("they were not built, or from other source code", name=LOOPS)
     store = Store(8, seed=0)
     for start in range(0, 64, 16):
         number = torch.arange(start, start + 16)

@@ -31,7 +31,7 @@ from .mixers import (
 )
 from .protocols import Episodes, Sessions
 from .readout import CacheReadout, CalibratedPrototypes, KNearest, NearestClassMean, Prediction
-from .reporting import Results
+from .reporting import KNNShapley, Results, Trace, Turnover, explain
 from .retrievers import Mixture, Nearest, Prioritized, Rescored
 from .selection import ClassBalanced, Greedy, Keyed, Selection, TopScore, Uniform
 from .stores import BFloat16, GaussianStore, Growable, Half, Plain, Quantized, Ragged, Rows, Store
@@ -71,6 +71,7 @@ __all__ = [
     "Herding",
     "JointCrossEntropy",
     "KCenter",
+    "KNNShapley",
     "KNearest",
     "Keyed",
     "KnowledgeDistillation",
@@ -105,11 +106,14 @@ __all__ = [
     "Sum",
     "Term",
     "TopScore",
+    "Trace",
+    "Turnover",
     "UncertaintyWeighting",
     "Uniform",
     "View",
     "WarmCosine",
     "WeightedReservoir",
+    "explain",
     "fit",
     "jagged",
     "joint_forward",

@@ -16,6 +16,7 @@ from .mixers.term import Composable, Scaled, Sum, Term, learnable
 from .mixers.transform import Transform
 from .mixers.view import View
 from .readout import NearestClassMean, Prediction, Readout
+from .reporting.trace import Trace
 from .selection import Selector, Uniform
 from .stores.files import read_save, write_save
 from .stores.rows import Rows
@@ -113,6 +114,7 @@ class ReplayMemory:
             memory's own.
         project: how the gradients of new and recalled rows are combined (`AGem`); None: their sum.
         seed: of the generator for the transforms.
+        trace: keeps account of what is recalled and remembered, where it is wanted.
 
     Raises:
         ValueError: a draw without a selector or a selector without a draw, or a term that reads a draw not taken.
@@ -135,6 +137,7 @@ class ReplayMemory:
         transform: Transform | Sequence[Transform] | None = None,
         project: Projection | None = None,
         seed: int = 0,
+        trace: Trace | None = None,
     ) -> None:
         sizes = {"replay": replay} if isinstance(replay, int) else dict(replay)
         for name, n in sizes.items():
@@ -152,6 +155,7 @@ class ReplayMemory:
         self.draw = {name: draws[name] for name in self.replay}
         self.transforms = () if transform is None else (transform,) if callable(transform) else tuple(transform)
         self.project = project
+        self.trace = trace
         self.step = 0
         """Losses computed so far, which schedules in ``mix`` go by."""
         self.frozen = False
@@ -192,6 +196,8 @@ class ReplayMemory:
             rows = self.source.draw(self.replay[name], by=by, query=query)
             if replicas is not None and (query is not None or score is not None):
                 rows = replicas.from_main(rows)
+            if self.trace is not None:
+                self.trace.recalled(name, self.draw[name], rows, self.step)
             for transform in self.transforms:
                 rows = rows.with_columns(**transform(rows.columns, self._generator))
             self._drawn[name] = len(rows)
@@ -223,7 +229,10 @@ class ReplayMemory:
         if self.source is None or self.frozen:
             return
         batch = {name: values.detach() for name, values in columns.items()}
-        if self._replicas is not None:
+        if self.trace is not None and batch:
+            rows = batch if self._replicas is None else self._replicas.gather(batch)
+            self.trace.turnover.note(rows, self.source.add(rows))
+        elif self._replicas is not None:
             self._replicas.add(self.source, batch)
         elif batch:
             self.source.add(batch)
@@ -293,11 +302,11 @@ class ReplayMemory:
         self._hooks, self._accelerator, self._replicas = [], None, None
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the future depends on: the source, the generator, the step, learnable terms."""
+        """Everything the future depends on: the source, the generator, the step, learnable terms; and the trace."""
         return {
             "source": None if self.source is None else self.source.state_dict(),
             "tensors": self._tensors(),
-            "meta": {"step": self.step, "frozen": self.frozen},
+            "meta": self._meta(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -316,13 +325,17 @@ class ReplayMemory:
             module.load_state_dict(parts)
         self._generator.set_state(state["tensors"]["generator"])
         self.step, self.frozen = state["meta"]["step"], state["meta"]["frozen"]
+        if self.trace is not None:
+            told = state["meta"].get("trace")
+            counts = {n.removeprefix("trace."): t for n, t in state["tensors"].items() if n.startswith("trace.")}
+            self.trace.load_state_dict(None if told is None else {"tensors": counts, "meta": told})
 
     def save(self, folder: str | Path) -> None:
         """Writes the source into ``folder`` itself, from where a `Store` can be loaded alone, and the rest into
         ``folder/replay``: safetensors and manifests, never pickle.
         """
         folder = Path(folder)
-        write_save(folder / "replay", self._tensors(), {"step": self.step, "frozen": self.frozen})
+        write_save(folder / "replay", self._tensors(), self._meta())
         if self.source is None:
             return
         if hasattr(self.source, "save"):
@@ -349,7 +362,13 @@ class ReplayMemory:
         tensors = {"generator": self._generator.get_state()}
         for i, module in enumerate(learnable(self.mix)):
             tensors.update({f"terms.{i}.{name}": values.clone() for name, values in module.state_dict().items()})
+        if self.trace is not None:
+            tensors.update({f"trace.{name}": values for name, values in self.trace.state_dict()["tensors"].items()})
         return tensors
+
+    def _meta(self) -> dict[str, Any]:
+        trace = {} if self.trace is None else {"trace": self.trace.state_dict()["meta"]}
+        return {"step": self.step, "frozen": self.frozen, **trace}
 
     def __repr__(self) -> str:
         parts = [repr(self.source), f"draw={self.draw}", f"mix={self.mix}", f"replay={self.replay}"]

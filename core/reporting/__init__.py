@@ -4,5 +4,7 @@ from .code_digest import code_digest
 from .evidence import Evidence, explain
 from .results import Results
 from .shapley import KNNShapley
+from .trace import Recalls, Trace
+from .turnover import Kept, Turnover
 
-__all__ = ["Evidence", "KNNShapley", "Results", "code_digest", "explain"]
+__all__ = ["Evidence", "KNNShapley", "Kept", "Recalls", "Results", "Trace", "Turnover", "code_digest", "explain"]
