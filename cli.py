@@ -57,6 +57,8 @@ def main(args: Sequence[str] | None = None) -> None:
             reproduce(options.recipe, seeds=options.seeds, data=options.data, out=options.out, only=options.only)
         case "doctor":
             doctor(chosen.doctor.domain)
+        case "inspect":
+            inspect(chosen.inspect.memory, chosen.inspect.json)
 
 
 def demo(only: str | None, out: Path) -> None:
@@ -86,6 +88,17 @@ def doctor(domain: str | None) -> None:
     absent = [name for name in asked if not _exists(name, "__init__")]
     if not doctor([name for name in asked if name not in absent], absent):
         sys.exit(1)
+
+
+def inspect(memory: Path, as_json: bool) -> None:
+    """Shows what there is in a saved memory, adapter or run."""
+    from .inspection import inspection
+
+    try:
+        inspection(memory, as_json)
+    except (FileNotFoundError, ValueError) as error:
+        print(f"memreplay inspect: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def recipes() -> dict[str, str]:
@@ -159,6 +172,10 @@ def _parser() -> Parser:
     command.add_argument("--data", type=Path, metavar="DIR", help="data (default: $MEMREPLAY_DATA, or a download)")
     command.add_argument("--out", type=Path, metavar="DIR", help="results (default: runs/RECIPE)")
     command.add_argument("--only", nargs="+", default=[], metavar="NAME", help="rows of the table (default: all)")
+
+    command = _add(commands, "memreplay inspect", "show what a saved memory, adapter or run remembers")
+    command.add_argument("memory", type=Path, metavar="MEMORY", help="the folder where it was saved")
+    command.add_argument("--json", action="store_true", help="for machines: everything, as JSON")
 
     command = _add(commands, "memreplay doctor", "say what is installed, what works, and what to install")
     command.add_argument("domain", nargs="?", choices=list(DOMAINS), metavar="DOMAIN", help="default: every domain")

@@ -31,7 +31,7 @@ from .mixers import (
 )
 from .protocols import Episodes, Sessions
 from .readout import CacheReadout, CalibratedPrototypes, KNearest, NearestClassMean, Prediction
-from .reporting import KNNShapley, Results, Trace, Turnover, explain
+from .reporting import KNNShapley, Results, Trace, Turnover, explain, staleness
 from .retrievers import Mixture, Nearest, Prioritized, Rescored
 from .selection import ClassBalanced, Greedy, Keyed, Selection, TopScore, Uniform
 from .stores import BFloat16, GaussianStore, Growable, Half, Plain, Quantized, Ragged, Rows, Store
@@ -119,5 +119,6 @@ __all__ = [
     "joint_forward",
     "protocols",
     "scores",
+    "staleness",
     "texts",
 ]

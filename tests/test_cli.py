@@ -1,4 +1,5 @@
 import contextlib
+import json
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import jsonargparse
 import pytest
+import torch
 
 import memreplay
 from memreplay import cli, doctor
@@ -128,6 +130,49 @@ def test_mistakes_cost_one_line(capsys: pytest.CaptureFixture[str], args: str, e
     assert re.search(expected.replace("?", r"\?"), refusal(capsys, *args.split()))
 
 
+def test_inspect_shows_what_a_memory_holds(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trace = memreplay.Trace()
+    memory = memreplay.ReplayMemory(memreplay.Store(50), memreplay.Nearest("feature"), replay=4, trace=trace)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(6):
+        feature = torch.randn(20, 8, generator=generator)
+        memory.recall(query={"feature": feature})
+        memory.remember(feature=feature, label=torch.arange(20) % 40, loss=torch.rand(20, generator=generator))
+    assert isinstance(memory.source, memreplay.Store)
+    memory.source.forget(label=[3, 4])
+    memory.save(tmp_path / "m")
+    cli.main(["inspect", str(tmp_path / "m")])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    n = len(memory.source)
+    for line in (
+        f"Store: {n} of 50 rows, 120 seen, {memory.source.nbytes:,} bytes",
+        "keeps by     Reservoir()",
+        f"forgotten    label 3, 4: {50 - n} rows, after 120 had been seen",
+        "draw 'replay' 5 times, 20 rows,",
+    ):
+        assert line in out
+    assert all(word in out for word in ("feature", "8 float32", "age", "key", "loss", "times recalled", "refused"))
+    cli.main(["inspect", str(tmp_path / "m"), "--json"])
+    assert json.loads(capsys.readouterr().out)["memories"][""]["rows"] == n
+
+
+def test_what_cannot_be_inspected_costs_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    expected = "expected the folder of a saved memory, adapter or run\n"
+    nowhere = tmp_path / "nowhere"
+    assert refusal(capsys, "inspect", str(nowhere)) == (
+        f"memreplay inspect: memory is '{nowhere}': there is no such folder; {expected}"
+    )
+    assert "holds no save: there is no manifest.json; expected" in refusal(capsys, "inspect", str(tmp_path))
+    memreplay.Store(3).save(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    assert "is damaged: KeyError('format'); expected" in refusal(capsys, "inspect", str(tmp_path))
+    assert "unrecognized arguments: --jsn; did you mean --json?" in refusal(capsys, "inspect", str(tmp_path), "--jsn")
+    assert "required: inspect.memory" in refusal(capsys, "inspect")
+
+
 @pytest.mark.parametrize(("args", "code"), [("toys", 0), ("bricks", 1), ("", 0)])
 def test_doctor_says_whether_a_domain_can_run(monkeypatch: pytest.MonkeyPatch, args: str, code: int) -> None:
     monkeypatch.setitem(cli.DOMAINS, "bricks", ("brick_package", "not part of this version"))
@@ -162,7 +207,18 @@ def test_a_fault_of_ours_is_not_called_a_missing_package() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", ["", "--help", "demo --help", "toys", "toys --help", "recipes --help", "reproduce --help", "doctor --help"]
+    "args",
+    [
+        "",
+        "--help",
+        "demo --help",
+        "toys",
+        "toys --help",
+        "recipes --help",
+        "reproduce --help",
+        "doctor --help",
+        "inspect --help",
+    ],
 )
 def test_help_fits_80_columns(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, args: str) -> None:
     monkeypatch.setenv("COLUMNS", "80")

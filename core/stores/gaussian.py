@@ -361,8 +361,20 @@ class GaussianStore:
         tensors, meta = read_save(Path(folder))
         if meta.get("kind") != "GaussianStore" or any(name not in meta for name in _SETTINGS):
             raise ValueError(f"{folder} holds a {meta.get('kind')!r}; expected a 'GaussianStore'")
+        return GaussianStore.of_state({"tensors": tensors, "meta": meta}, device=device, fingerprint=fingerprint)
+
+    @staticmethod
+    def of_state(
+        state: Mapping[str, Any], *, device: torch.device | str = "cpu", fingerprint: str | None = None
+    ) -> GaussianStore:
+        """The memory that `state_dict` was taken of; the arguments are those of `load`.
+
+        Raises:
+            ValueError: the state is damaged, or of another encoder.
+        """
+        meta = state["meta"]
         memory = GaussianStore(**{name: meta[name] for name in _SETTINGS}, device=device, fingerprint=fingerprint)
-        memory.load_state_dict({"tensors": tensors, "meta": meta})
+        memory.load_state_dict(state)
         return memory
 
     def _restore(self, meta: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:

@@ -852,29 +852,47 @@ class Store:
             ValueError: it is damaged, of a newer version, or of another encoder.
         """
         with Save(Path(folder)) as save:
-            meta = save.meta
-            if meta.get("kind") != "Store":
-                raise ValueError(f"{folder} holds a {meta.get('kind')!r}; expected a 'Store'")
-            try:
-                if keep is None:
-                    keep = build(meta["keep"], "keep")
-                if columns is None:
-                    columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
-                capacity, budget, seed = meta["capacity"] or None, meta["budget"], meta["seed"]
-            except (AttributeError, KeyError, TypeError) as error:
-                raise ValueError(f"the save in {folder} is damaged: {error!r}") from error
-            store = Store(
-                capacity,
-                budget=None if capacity else budget,
-                keep=keep,
-                columns=columns,
-                device=device,
-                path=path,
-                seed=seed,
-                fingerprint=fingerprint,
-            )
-            store.load_state_dict({"tensors": save, "meta": meta})
-            return store
+            if save.meta.get("kind") != "Store":
+                raise ValueError(f"{folder} holds a {save.meta.get('kind')!r}; expected a 'Store'")
+            state = {"tensors": save, "meta": save.meta}
+            return Store.of_state(state, keep=keep, columns=columns, device=device, path=path, fingerprint=fingerprint)
+
+    @staticmethod
+    def of_state(
+        state: Mapping[str, Any],
+        *,
+        keep: Selector | None = None,
+        columns: Mapping[str, ColumnKind] | None = None,
+        device: torch.device | str = "cpu",
+        path: str | Path | None = None,
+        fingerprint: str | None = None,
+    ) -> Store:
+        """The store that `state_dict` was taken of; the arguments are those of `load`.
+
+        Raises:
+            ValueError: the state is damaged, or of another encoder.
+        """
+        try:
+            meta = state["meta"]
+            if keep is None:
+                keep = build(meta["keep"], "keep")
+            if columns is None:
+                columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
+            capacity, budget, seed = meta["capacity"] or None, meta["budget"], meta["seed"]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"the state of the store is damaged: {error!r}") from error
+        store = Store(
+            capacity,
+            budget=None if capacity else budget,
+            keep=keep,
+            columns=columns,
+            device=device,
+            path=path,
+            seed=seed,
+            fingerprint=fingerprint,
+        )
+        store.load_state_dict(state)
+        return store
 
     def check(self) -> None:
         """Raises if a number that is NaN or infinite came in. On the CPU `add` has refused it already; on a GPU, where
