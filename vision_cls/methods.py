@@ -101,7 +101,8 @@ def a_gem(capacity: int, replay: int, *, seed: int = 0) -> Learner:
 
 def gss(capacity: int, replay: int, sample: int = 10, *, seed: int = 0) -> Learner:
     """GSS-greedy: rows are kept whose gradients differ (Aljundi et al., Gradient Based Sample Selection for Online
-    Continual Learning, NeurIPS 2019); replayed as in ER."""
+    Continual Learning, NeurIPS 2019, Algorithm 2); replayed as in ER. In the code of its authors and of Buzzega et al.
+    (2020) the mean gradient of a batch must differ before any of its rows may enter; here each row is asked."""
     store = Store(capacity, keep=GradientDiversity(sample=sample), seed=seed)
     return Learner(ReplayMemory(store, mix=JointCrossEntropy(), replay=replay))
 

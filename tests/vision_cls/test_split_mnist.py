@@ -84,7 +84,9 @@ def test_finished_runs_are_kept_by_setting_and_code(
     assert not ran
     split_mnist._kept(setting, 0, tiny_mnist, folder, "another code")
     assert len(ran) == 1
-    split_mnist._kept(replace(setting, lr=0.2), 1, tiny_mnist, folder, code)
+    changed = replace(setting, jitter=(15, 0.1, 0.15))
+    for _ in range(2):
+        split_mnist._kept(changed, 1, tiny_mnist, folder, code)
     assert len(ran) == 2
 
 

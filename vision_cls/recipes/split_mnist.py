@@ -176,7 +176,7 @@ def reproduce(
 def _kept(setting: Setting, seed: int, root: Path | None, folder: Path, code: str) -> dict[str, float]:
     """`run`, or what it found earlier with the same setting and the same code."""
     path = folder / f"{setting.name}-seed-{seed}.json"
-    made_of = {"setting": vars(setting), "code": code}
+    made_of = json.loads(json.dumps({"setting": vars(setting), "code": code}))  # as it comes back: lists, not tuples
     if path.is_file():
         kept = json.loads(path.read_text())
         if kept["made_of"] == made_of:
