@@ -129,6 +129,8 @@ class Results:
         headings = [""]
         for metric in metrics:
             headings += (metric, "published", "difference") if metric in compared else (metric,)
+        differ = len({row.seeds for row in self.rows}) > 1
+        headings += ["seeds"] if differ else []
         lines = []
         for name in dict.fromkeys(row.name for row in self.rows):
             cells = [name]
@@ -139,6 +141,8 @@ class Results:
                     published = None if row is None else row.published
                     cells.append("" if published is None else f"{published:.{decimals}f}")
                     cells.append("" if row is None or published is None else f"{row.ours - published:+.{decimals}f}")
+            if differ:
+                cells.append(str(max(row.seeds for row in self.rows if row.name == name)))
             lines.append(cells)
         return headings, lines
 

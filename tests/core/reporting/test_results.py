@@ -24,7 +24,7 @@ def test_a_figure_is_the_mean_with_its_student_interval(tmp_path: Path) -> None:
     assert {"seconds", "device", "versions"} <= saved.keys()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"results.json", "results.md"}
     told = (tmp_path / "out" / "results.md").read_text()
-    assert "| er | 86.00 ± 2.48 | 85.50 | +0.50 |" in told
+    assert "| er | 86.00 ± 2.48 | 85.50 | +0.50 | 3 |" in told
     assert "over 1 or 3 seeds; memory 12 bytes" in told
 
 
@@ -36,3 +36,12 @@ def test_the_table_shows_published_ours_and_the_difference(capsys: pytest.Captur
     assert "86.0 ± 2.5" in printed
     assert "85.5" in printed
     assert "+0.5" in printed
+
+
+def test_a_metric_without_published_figures_has_one_column_and_equal_figures_no_interval() -> None:
+    results = Results("a/b")
+    results.add("er", "accuracy", [85.0, 87.0], published=85.5)
+    results.add("er", "memory (kB)", [12.0, 12.0])
+    head, _, row = results.markdown().splitlines()[2:5]
+    assert head == "|  | accuracy | published | difference | memory (kB) |"
+    assert row == "| er | 86.00 ± 12.71 | 85.50 | +0.50 | 12.00 |"
