@@ -156,7 +156,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _with_interval(row: Row, decimals: int) -> str:
-    return f"{row.ours:.{decimals}f}" + (f" ± {row.ci95:.{decimals}f}" if row.ci95 else "")
+    """A figure that is the same for all seeds has no interval."""
+    equal = row.ci95 is None or row.ci95 < 1e-9 * abs(row.ours) or row.ci95 == 0
+    return f"{row.ours:.{decimals}f}" + ("" if equal else f" ± {row.ci95:.{decimals}f}")
 
 
 def _versions() -> Iterator[tuple[str, str]]:
