@@ -295,7 +295,7 @@ def _first(rows: Batch, n: int) -> Batch:
 
 def _bytes(values: Tensor, n: int) -> Tensor:
     """The ``n`` rows of ``values`` as bytes (n, W)."""
-    return values.reshape(n, math.prod(values.shape[1:])).view(torch.uint8)
+    return values.reshape(n, math.prod(values.shape[1:])).contiguous().view(torch.uint8)
 
 
 def _describe(values: Tensor) -> str:

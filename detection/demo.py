@@ -29,14 +29,15 @@ from .data import DetectionSet
 from .evaluation import detect, judge
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
+from .predict import drawn
 from .regions import extract, fill
 from .scenes import digit_scenes
 from .torchvision_detector import TorchvisionDetector
 from .tuning import FineTuning, Method
 
-SEEDS = range(4)
-REHEARSAL_SEEDS = (0, 1)
-LEARNING_RATES = (0.001, 0.003, 0.01, 0.03)
+DETECTORS = range(2)
+DRAWS = range(3)
+LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 SHOWN: tuple[Method, ...] = ("finetune", "tfa", "classic", "gaussian", "replay")
 SHUFFLED = "replay, shuffled labels"
 SHOT = 5
@@ -60,13 +61,13 @@ DETECTOR = FasterRCNN(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
-BASE = BaseTraining(steps=400, images=8, lr=0.004, optimizer="adamw", warmup=40, clip_norm=5.0, flip=0.0)
+BASE = BaseTraining(steps=600, images=8, lr=0.004, optimizer="adamw", warmup=40, clip_norm=5.0, flip=0.0)
 TUNING = FineTuning(steps=150, regions=64, replay=64, passes=4)
 
 
 @dataclass
 class Start:
-    """What every method starts from, for one seed.
+    """What every method starts from.
 
     Attributes:
         digits: all ten, the base digits first.
@@ -89,7 +90,7 @@ class Start:
 def learn_base(seed: int) -> Start:
     """Which digits are base is drawn by the seed."""
     digits = torch.randperm(10, generator=generator_at(seed, "digits")).tolist()
-    images = digit_scenes(400, digits[:6], size=64, seed=seed)
+    images = digit_scenes(600, digits[:6], size=64, seed=seed)
     detector = DETECTOR.build(6, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,7 +99,7 @@ def learn_base(seed: int) -> Start:
         digit_scenes(n, digits, split=split, size=64, seed=seed + far)
         for n, split, far in ((150, "train", 1000), (60, "train", 2000), (100, "test", 3000))
     ]
-    return Start(digits, detector, extract(detector, images, seed=seed), (scenes[0], scenes[1], scenes[2]))
+    return Start(digits, detector, extract(detector, images.first(300), seed=seed), (scenes[0], scenes[1], scenes[2]))
 
 
 @dataclass
@@ -125,10 +126,10 @@ def draw(start: Start, seed: int) -> Shots:
     return Shots(detector, shots, extract(detector, shots, passes=TUNING.passes, seed=seed))
 
 
-def run(
-    start: Start, shots: Shots, tuning: FineTuning, seed: int, scenes: DetectionSet, shuffled: bool
-) -> dict[str, float]:
-    """Base, novel, overall and harmonic AP50 of a method on ``scenes``, and the bytes of its memory."""
+def teach(
+    start: Start, shots: Shots, tuning: FineTuning, seed: int, shuffled: bool
+) -> tuple[TorchvisionDetector, ROIMemory | None]:
+    """The detector that has learned the new digits, and its memory."""
     detector = copy.deepcopy(shots.detector)
     memory = tuning.new_memory(OBJECTS, BACKGROUND, seed=seed, fingerprint=detector.fingerprint())
     if memory is not None:
@@ -136,6 +137,14 @@ def run(
         if shuffled:
             _shuffle_labels(memory, seed)
     tuning.tune(detector, shots.data, memory, rows=shots.rows, seed=seed, progress_bar=False)
+    return detector, memory
+
+
+def run(
+    start: Start, shots: Shots, tuning: FineTuning, seed: int, scenes: DetectionSet, shuffled: bool = False
+) -> dict[str, float]:
+    """Base, novel, overall and harmonic AP50 of a method on ``scenes``, and the bytes of its memory."""
+    detector, memory = teach(start, shots, tuning, seed, shuffled)
     found = judge(scenes, detect(detector, scenes, 50)).groups(start.base)
     found["harmonic"] = harmonic_mean(found["base"], found["novel"])
     return {**found, "bytes": 0.0 if memory is None else float(memory.nbytes)}
@@ -154,7 +163,7 @@ def rehearse(start: Start, seed: int) -> dict[str, list[float]]:
     shots = draw(start, seed + 100)
     return {
         method: [
-            run(start, shots, replace(TUNING, method=method, lr=lr), seed, start.scenes[1], False)["harmonic"]
+            run(start, shots, replace(TUNING, method=method, lr=lr), seed, start.scenes[1])["harmonic"]
             for lr in LEARNING_RATES
         ]
         for method in SHOWN
@@ -168,56 +177,82 @@ def measure(start: Start, rates: Mapping[str, float], seed: int) -> dict[str, di
     found = {"before": {"base": before["base"]}}
     for method in SHOWN:
         tuning = replace(TUNING, method=method, lr=rates[method])
-        found[method] = run(start, shots, tuning, seed, start.scenes[2], False)
+        found[method] = run(start, shots, tuning, seed, start.scenes[2])
     tuning = replace(TUNING, method="replay", lr=rates["replay"])
     found[SHUFFLED] = run(start, shots, tuning, seed, start.scenes[2], True)
     return found
 
 
 _STARTS: dict[int, Start] = {}
-"""What this process learned, by seed."""
+"""The detector that this process learned, by its seed."""
 
 
 def first(seed: int) -> dict[str, list[float]]:
-    """Learns the base digits of a seed, and rehearses where it is one to rehearse on."""
+    """Learns the base digits, and rehearses."""
     _STARTS[seed] = learn_base(seed)
-    return rehearse(_STARTS[seed], seed) if seed in REHEARSAL_SEEDS else {}
+    return rehearse(_STARTS[seed], seed)
+
+
+def then(seed: int, draw: int, rates: Mapping[str, float]) -> dict[str, dict[str, float]]:
+    """Measures with the detector that `first` learned, for other boxes with every draw."""
+    return measure(_STARTS[seed], rates, len(DETECTORS) * draw + seed)
+
+
+def pictures(seed: int, rates: Mapping[str, float], path: Path) -> None:
+    """Draws what is found on some scenes before new digits are learned, and after, without memory and with it."""
+    from PIL import Image
+
+    start = _STARTS[seed]
+    shots = draw(start, seed)
+    detectors = [start.detector]
+    for method in ("finetune", "replay"):
+        tuning = replace(TUNING, method=method, lr=rates[method])
+        detectors.append(teach(start, shots, tuning, seed, False)[0])
+    scenes = start.scenes[2].first(4)
+    names = {place: str(digit) for place, digit in enumerate(start.digits)}
+    sheet = Image.new("RGB", (260 * len(detectors), 260 * len(scenes)), "white")
+    for column, detector in enumerate(detectors):
+        for row, found in enumerate(detect(detector, scenes)):
+            sheet.paste(drawn(scenes.image(row), found.above(0.5), names, 4), (260 * column, 260 * row))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
 
 
 def demo(out: Path) -> None:
-    """Learns, rehearses, measures, prints the table, and writes ``results.json`` and pictures to ``out``."""
+    """Learns, rehearses, measures, prints the table, and writes ``results.json`` and ``pictures.png`` to ``out``."""
     print(f"A detector learns 6 digits, then 4 new ones from {SHOT} boxes each. What does it still find?\n")
     context = get_context("spawn")
-    # one process per half of the seeds, which keeps its detectors
-    pools = [ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) for _ in range(2)]
-    by_seed = {seed: pools[place % 2] for place, seed in enumerate(SEEDS)}
+    # a process for each detector, which stays in it
+    pools = {seed: ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) for seed in DETECTORS}
     try:
-        tried = [pool.submit(first, seed) for seed, pool in by_seed.items()]
-        rehearsals = [found for task in tried if (found := task.result())]
+        tried = [pool.submit(first, seed) for seed, pool in pools.items()]
+        rehearsals = [task.result() for task in tried]
         rates: dict[str, float] = {name: _best([rehearsal[name] for rehearsal in rehearsals]) for name in SHOWN}
         print("learning rates chosen in rehearsal: " + ", ".join(f"{name} {lr:g}" for name, lr in rates.items()))
-        tasks = [pool.submit(_measured, rates, seed) for seed, pool in by_seed.items()]
+        tasks = [pool.submit(then, seed, draw, rates) for draw in DRAWS for seed, pool in pools.items()]
+        shown = pools[0].submit(pictures, 0, rates, out / "pictures.png")
         measured = [task.result() for task in tasks]
+        shown.result()
     finally:
-        for pool in pools:
+        for pool in pools.values():
             pool.shutdown()
     results = Results("detection/demo", {"learning_rates": rates, "shot": SHOT, "steps": TUNING.steps})
-    results.add("before", "base", [of_seed["before"]["base"] for of_seed in measured])
+    results.add("before", "base", [run["before"]["base"] for run in measured])
     for name in (*SHOWN, SHUFFLED):
         for metric in METRICS:
-            results.add(name, metric, [of_seed[name][metric] for of_seed in measured])
-    results.memory_bytes = max(int(of_seed["replay"]["bytes"]) for of_seed in measured)
+            results.add(name, metric, [run[name][metric] for run in measured])
+    results.memory_bytes = max(int(run["replay"]["bytes"]) for run in measured)
     results.print(decimals=1)
     for metric in ("base", "novel"):
-        with_memory, without = ([of_seed[name][metric] for of_seed in measured] for name in ("replay", "finetune"))
+        with_memory, without = ([run[name][metric] for run in measured] for name in ("replay", "finetune"))
         gain = paired_interval(with_memory, without)
-        print(f"replay minus fine-tuning without memory, {metric} AP50, same seeds: {gain:.1f} (95 % interval)")
+        print(f"replay minus fine-tuning without memory, {metric} AP50, same start and boxes: {gain:.1f}")
     path = results.save(out)
-    print(f"AP50 in percent, mean ± 95 % interval over {len(SEEDS)} seeds; wrote {path}")
-
-
-def _measured(rates: Mapping[str, float], seed: int) -> dict[str, dict[str, float]]:
-    return measure(_STARTS[seed], rates, seed)
+    print(
+        f"AP50 in percent, mean ± 95 % interval over {len(measured)} runs: {len(DETECTORS)} detectors, each with "
+        f"{len(DRAWS)} draws of boxes.\nThe memory holds {OBJECTS} regions of objects and {BACKGROUND} of background, "
+        f"{results.memory_bytes / 1e6:.1f} MB. Wrote {path} and {out / 'pictures.png'}"
+    )
 
 
 def _best(rehearsals: Sequence[Sequence[float]]) -> float:

@@ -42,35 +42,43 @@ def predict(adapter: Path, images: Path, score: float = 0.5, pictures: bool = Tr
         if pictures:
             target = out / "pictures" / Path(name).with_suffix(".png")
             target.parent.mkdir(parents=True, exist_ok=True)
-            draw(image, found, loaded.names, target)
+            drawn(image, found, loaded.names).save(target)
     categories = [{"id": number, "name": name} for number, name in loaded.names.items()]
     content = {"images": entries, "annotations": boxes, "categories": categories}
     (out / "detections.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{len(boxes)} objects on {len(entries)} images; wrote {out / 'detections.json'}")
 
 
-def draw(image: Tensor, found: Detections, names: Mapping[int, str], path: Path) -> None:
-    """Writes an image with its detections drawn on it, each with its class and score."""
+def drawn(image: Tensor, found: Detections, names: Mapping[int, str], scale: int = 1) -> Any:
+    """An image (3, H, W) with its detections drawn on it, each with its class and score; as a picture of Pillow's,
+    ``scale`` times as large.
+    """
     from PIL import Image, ImageDraw
 
-    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    pixels = image.permute(1, 2, 0).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+    picture = Image.fromarray(pixels.numpy())
     brush = ImageDraw.Draw(picture)
-    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+    for box, score, label in zip(*_columns(found), strict=True):
+        box = [scale * value for value in box]
         colour = _COLOURS[label % len(_COLOURS)]
         brush.rectangle(box, outline=colour, width=2)
         text = f"{names[label]} {100 * score:.0f}"
         place = (box[0], max(0, box[1] - 11))
         brush.rectangle(brush.textbbox(place, text), fill=colour)
         brush.text(place, text, fill="black")
-    picture.save(path)
+    return picture
 
 
 # colours that can be told apart by everyone (Okabe and Ito)
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
 
+def _columns(found: Detections) -> tuple[list[list[float]], list[float], list[int]]:
+    return found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
+
+
 def _boxes(found: Detections, number: int) -> Iterator[dict[str, Any]]:
-    for box, score, label in zip(found.boxes.tolist(), found.scores.tolist(), found.labels.tolist(), strict=True):
+    for box, score, label in zip(*_columns(found), strict=True):
         left, top, right, bottom = (round(value, 2) for value in box)
         size = [round(right - left, 2), round(bottom - top, 2)]
         yield {

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from memreplay.detection import demo
 
@@ -45,6 +46,13 @@ def test_shuffled_labels_are_the_same_labels_elsewhere(start: demo.Start) -> Non
     assert torch.equal(before["feature"], after["feature"])
     assert not torch.equal(before["label"], after["label"])
     assert torch.equal(before["label"].sort().values, after["label"].sort().values)
+
+
+def test_pictures(start: demo.Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "_STARTS", {0: start})
+    demo.pictures(0, dict.fromkeys(demo.SHOWN, 0.01), tmp_path / "some" / "pictures.png")
+    with Image.open(tmp_path / "some" / "pictures.png") as sheet:
+        assert sheet.size == (3 * 260, 4 * 260)
 
 
 @pytest.mark.slow
