@@ -22,7 +22,6 @@ from ..core.protocols.intervals import paired_interval
 from ..core.protocols.metrics import harmonic_mean
 from ..core.protocols.seeding import generator_at
 from ..core.reporting import Results
-from ..core.stores import Store
 from . import shots as split
 from .base import BaseTraining
 from .data import DetectionSet
@@ -135,7 +134,7 @@ def teach(
     if memory is not None:
         fill(memory, start.rows)
         if shuffled:
-            _shuffle_labels(memory, seed)
+            memory.shuffle_labels(generator_at(seed, "shuffle"))
     tuning.tune(detector, shots.data, memory, rows=shots.rows, seed=seed, progress_bar=False)
     return detector, memory
 
@@ -148,14 +147,6 @@ def run(
     found = judge(scenes, detect(detector, scenes, 50)).groups(start.base)
     found["harmonic"] = harmonic_mean(found["base"], found["novel"])
     return {**found, "bytes": 0.0 if memory is None else float(memory.nbytes)}
-
-
-def _shuffle_labels(memory: ROIMemory, seed: int) -> None:
-    """Exchanges the labels of the objects held at random, so that only their features are those of objects."""
-    assert isinstance(memory.objects, Store)
-    rows = memory.objects.rows()
-    order = torch.randperm(len(rows), generator=generator_at(seed, "shuffle"))
-    memory.objects.update(rows, label=rows["label"][order])
 
 
 def rehearse(start: Start, seed: int) -> dict[str, list[float]]:

@@ -211,6 +211,18 @@ class ROIMemory:
         columns["feature"] = columns["feature"].unflatten(1, self._shape)
         return Rows(columns, torch.cat([part.slots for part in parts]), torch.cat([part.ids for part in parts]))
 
+    def shuffle_labels(self, generator: torch.Generator) -> None:
+        """Exchanges the labels of the objects at random: a control, in which only their features are those of objects.
+
+        Raises:
+            TypeError: it holds statistics.
+        """
+        if not isinstance(self.objects, Store):
+            raise TypeError("the memory holds statistics, no rows")
+        rows = self.objects.rows()
+        order = torch.randperm(len(rows), generator=generator)
+        self.objects.update(rows, label=rows["label"][order])
+
     def forget(self, label: int | Iterable[int]) -> int:
         """Removes what it holds of classes; returns how many rows that were.
 

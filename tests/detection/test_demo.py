@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from memreplay.detection import demo
@@ -36,16 +35,6 @@ def test_a_seed_from_rehearsal_to_figures(start: demo.Start) -> None:
 def test_handwriting_is_learned_from_or_judged_on(start: demo.Start) -> None:
     shots, rehearsal, test = ({tuple(p.name.split("-")[:2]) for p in s.pictures} for s in start.scenes)
     assert (shots, rehearsal, test) == ({("train", "1000")}, {("train", "2000")}, {("test", "3000")})
-
-
-def test_shuffled_labels_are_the_same_labels_elsewhere(start: demo.Start) -> None:
-    memory = demo.fill(demo.ROIMemory.of_rows(60, 30, logits=True), start.rows)
-    before = memory.objects.rows()  # type: ignore[union-attr]
-    demo._shuffle_labels(memory, 0)
-    after = memory.objects.rows()  # type: ignore[union-attr]
-    assert torch.equal(before["feature"], after["feature"])
-    assert not torch.equal(before["label"], after["label"])
-    assert torch.equal(before["label"].sort().values, after["label"].sort().values)
 
 
 def test_pictures(start: demo.Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

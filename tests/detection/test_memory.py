@@ -118,3 +118,15 @@ def test_bad_rows_are_refused() -> None:
         ROIMemory.of_rows(positive=1)
     with pytest.raises(ValueError, match="n is -1"):
         memory.draw(-1)
+
+
+def test_shuffled_labels_are_the_same_labels_elsewhere() -> None:
+    memory = filled()
+    before = memory.objects.rows()  # type: ignore[union-attr]
+    memory.shuffle_labels(torch.Generator().manual_seed(0))
+    after = memory.objects.rows()  # type: ignore[union-attr]
+    assert torch.equal(before["feature"], after["feature"])
+    assert not torch.equal(before["label"], after["label"])
+    assert torch.equal(before["label"].sort().values, after["label"].sort().values)
+    with pytest.raises(TypeError, match="statistics"):
+        ROIMemory.of_statistics().shuffle_labels(torch.Generator())

@@ -1,0 +1,1 @@
+"""Published protocols and our own, as `memreplay reproduce` runs them."""

@@ -1,0 +1,79 @@
+"""The recipe on scenes of digits that are named like VOC's classes."""
+
+import json
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from memreplay.detection.base import BaseTraining
+from memreplay.detection.coco import as_coco
+from memreplay.detection.data import DetectionSet
+from memreplay.detection.faster_rcnn import FasterRCNN
+from memreplay.detection.recipes import voc_subset
+from memreplay.detection.scenes import digit_scenes
+from memreplay.detection.tuning import FineTuning
+
+TINY = FasterRCNN(
+    "small",
+    levels=(4, 8),
+    channels=8,
+    pool=3,
+    head=16,
+    regions=16,
+    positive=0.5,
+    proposals=20,
+    min_size=48,
+    max_size=48,
+)
+QUICK = voc_subset.Settings(
+    TINY, BaseTraining(steps=2, images=2, warmup=1), FineTuning(steps=1, regions=16, replay=8, passes=1)
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three base and two novel classes."""
+    monkeypatch.setattr(voc_subset, "BASE", ("person", "car", "cat"))
+    monkeypatch.setattr(voc_subset, "NOVEL", ("bus", "cow"))
+    monkeypatch.setattr(voc_subset, "LEARNING_RATES", (0.001, 0.01))
+    monkeypatch.setattr(voc_subset, "SHOTS", (1, 2))
+    folder = tmp_path / "data" / "voc_subset"
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for name, n in (("train", 24), ("test", 6)):
+            scenes = digit_scenes(n, range(5), split=name, size=48)
+            named = DetectionSet(["person", "car", "cat", "bus", "cow"], scenes.pictures, scenes.files)
+            (folder / f"{name}.json").write_text(json.dumps(as_coco(named)))
+            for i, picture in enumerate(named.pictures):
+                file = BytesIO()
+                Image.fromarray(named.image(i).permute(1, 2, 0).numpy()).save(file, "PNG")
+                archive.writestr(picture.name, file.getvalue())
+    return tmp_path / "data"
+
+
+def test_table_and_that_nothing_is_done_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only = ("finetune", "replay", "replay, shuffled labels")
+    found = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, settings=QUICK)
+    names = {row.name for row in found.rows}
+    assert names == {"base detector", *(f"{name}, {shot} shot" for name in only for shot in (1, 2))}
+    row = next(row for row in found.rows if (row.name, row.metric) == ("replay, 2 shot", "novel AP50"))
+    assert row.seeds == 2
+    assert found.memory_bytes > 0
+    assert (tmp_path / "out" / "results.json").is_file()
+    monkeypatch.setattr(FineTuning, "tune", None)
+    monkeypatch.setattr(BaseTraining, "train", None)
+    again = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, settings=QUICK)
+    assert [(r.name, r.metric, r.ours) for r in again.rows] == [(r.name, r.metric, r.ours) for r in found.rows]
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    for options, expected in (
+        ({"seeds": 0, "data": tmp_path, "only": ()}, "seeds is 0"),
+        ({"seeds": 1, "data": tmp_path, "only": ()}, "expected a folder with voc_subset/train.json"),
+        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected some of base, finetune"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            voc_subset.reproduce(out=tmp_path / "out", **options)  # type: ignore[arg-type]
