@@ -8,7 +8,6 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt setup.py $(shell find core -name '*.c')
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
-DETECTRON2 = { $(INSTALL) --no-index --no-deps detectron2 && $(INSTALL) -e ".[detectron2]"; } >/dev/null 2>&1 || true
 
 .PHONY: help demo test test-slow lint bench clean
 
@@ -44,14 +43,14 @@ clean:
 
 # A stamp is newer than pyproject.toml and constraints.txt when the environment has what they name. detectron2 is on no
 # package index: where pip knows a wheel of it, it is taken together with what it needs, and done without otherwise.
+DETECTRON2 = $(shell $(INSTALL) --no-index --no-deps detectron2 >/dev/null 2>&1 && echo ,detectron2)
+
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(SOURCES)
-	$(INSTALL) -e ".[demo]"
-	@$(DETECTRON2)
+	$(INSTALL) -e ".[demo$(DETECTRON2)]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/python.stamp $(SOURCES)
-	$(INSTALL) -e ".[demo,test]"
-	@$(DETECTRON2)
+	$(INSTALL) -e ".[demo,test$(DETECTRON2)]"
 	@touch $@
 
 $(VENV)/python.stamp:
