@@ -218,7 +218,8 @@ copy_rows(const Lane *lanes, int n_lanes, const int64_t *rows, const int64_t *sl
 
 /* Attributes and methods of tensors and streams, and what makes a tensor. */
 static PyObject *name_lane, *name_dtype, *name_shape, *name_requires_grad, *name_is_cpu, *name_is_contiguous,
-    *name_is_neg, *name_data_ptr, *name_mass, *name_next, *name_cursor, *name_points, *tensor_type, *new_array, *whole_numbers, *as_tensor;
+    *name_is_neg, *name_data_ptr, *name_mass, *name_next, *name_cursor, *name_points, *name_ahead,
+    *name_threshold, *name_count, *name_pool, *name_bound, *tensor_type, *new_array, *whole_numbers, *as_tensor;
 
 /* 1 if the attribute (or what the method returns) is `expected`, 0 if not or after an error. */
 static int
@@ -1101,6 +1102,179 @@ done:
     return result;
 }
 
+/* The attribute of a stream as a number; an error, too, shows as `PyErr_Occurred`. */
+static double
+number_of(PyObject *stream, PyObject *name)
+{
+    PyObject *value = PyObject_GetAttr(stream, name);
+    const double number = value == NULL ? -1 : PyFloat_AsDouble(value);
+    Py_XDECREF(value);
+    return number;
+}
+
+static int
+set_number(PyObject *stream, PyObject *name, double number)
+{
+    PyObject *value = PyFloat_FromDouble(number);
+    const int failed = value == NULL || PyObject_SetAttr(stream, name, value) < 0;
+    Py_XDECREF(value);
+    return failed ? -1 : 0;
+}
+
+/* An item of a list of tuples, as a number. */
+static double
+number_in(PyObject *list, Py_ssize_t i, Py_ssize_t j)
+{
+    return PyFloat_AsDouble(PyTuple_GET_ITEM(PyList_GET_ITEM(list, i), j));
+}
+
+/* The number of a newcomer among the lists of those that have won. */
+static int
+note(PyObject *won, Py_ssize_t i, PyObject *number)
+{
+    const int failed = number == NULL || PyList_Append(PyTuple_GET_ITEM(won, i), number) < 0;
+    Py_XDECREF(number);
+    return failed ? -1 : 0;
+}
+
+/* Puts (height, id, slot) in its place among the rows to go, which rise. */
+static int
+insert_row(PyObject *pool, double height, long long id, long long slot)
+{
+    Py_ssize_t low = 0, high = PyList_GET_SIZE(pool);
+    while (low < high) {
+        const Py_ssize_t middle = low + (high - low) / 2;
+        const double other = number_in(pool, middle, 0);
+        if (height < other || (height == other && (double)id < number_in(pool, middle, 1))) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    PyObject *row = Py_BuildValue("dLL", height, id, slot);
+    const int failed = row == NULL || PyErr_Occurred() || PyList_Insert(pool, low, row) < 0;
+    Py_XDECREF(row);
+    return failed ? -1 : 0;
+}
+
+/* One row meets the points above it and contests a slot of its own stream. Returns 1 if that is all, 0 if nothing was
+   done because more is to be seen to, -1 after an error. */
+static int
+meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *sizes, long long seen, PyObject *won)
+{
+    PyObject *stream = PyDict_GetItemWithError(streams, label), *ahead = NULL, *pool = NULL, *place = NULL;
+    int done = 0;
+    if (stream == NULL) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    double next = number_of(stream, name_next);
+    if (PyErr_Occurred() || (isinf(next) && next < 0)) {
+        return PyErr_Occurred() ? -1 : 0;
+    }
+    if (next >= end) {
+        return 1;
+    }
+    /* the lowest of its points */
+    Py_ssize_t cursor = (Py_ssize_t)number_of(stream, name_cursor);
+    if ((ahead = PyObject_GetAttr(stream, name_ahead)) == NULL || !PyList_Check(ahead) || cursor < 0) {
+        goto finish;
+    }
+    double height = INFINITY;
+    while (next < end) {
+        if (cursor + 1 >= PyList_GET_SIZE(ahead)) {
+            goto finish; /* points must be drawn */
+        }
+        const double other = number_in(ahead, cursor, 1);
+        height = other < height ? other : height;
+        next = number_in(ahead, ++cursor, 0);
+    }
+    /* whether it is its own stream that gives a row up */
+    const double threshold = number_of(stream, name_threshold), count = number_of(stream, name_count);
+    if ((pool = PyObject_GetAttr(stream, name_pool)) == NULL || !PyList_Check(pool) || PyList_GET_SIZE(pool) == 0 ||
+        PyErr_Occurred()) {
+        goto finish;
+    }
+    const double worst = number_in(pool, PyList_GET_SIZE(pool) - 1, 0);
+    const int lost = -height <= threshold;
+    if (!lost) {
+        if (PyList_GET_SIZE(sizes) == 0) {
+            goto finish;
+        }
+        PyObject *largest = PyDict_GetItemWithError(streams, PyTuple_GET_ITEM(PyList_GET_ITEM(sizes, 0), 2));
+        const double most = -number_in(sizes, 0, 0);
+        if (largest == NULL || number_of(largest, name_count) != most || count < 1 || count < most - 1) {
+            goto finish;
+        }
+    }
+    if (PyErr_Occurred() || (place = PyLong_FromSsize_t(cursor)) == NULL ||
+        PyObject_SetAttr(stream, name_cursor, place) < 0 || set_number(stream, name_next, next) < 0) {
+        goto finish;
+    }
+    done = 1;
+    if (lost) {
+        goto finish;
+    }
+    if (height >= worst) {
+        set_number(stream, name_threshold, -height);
+        goto finish;
+    }
+    const Py_ssize_t last = PyList_GET_SIZE(pool) - 1;
+    PyObject *slot = Py_NewRef(PyTuple_GET_ITEM(PyList_GET_ITEM(pool, last), 2));
+    if (PyList_SetSlice(pool, last, last + 1, NULL) == 0 &&
+        set_number(stream, name_threshold, -worst > threshold ? -worst : threshold) == 0 &&
+        note(won, 0, Py_NewRef(slot)) == 0 && note(won, 1, Py_NewRef(row)) == 0 &&
+        note(won, 2, PyFloat_FromDouble(height)) == 0 && note(won, 3, Py_NewRef(label)) == 0 &&
+        height >= number_of(stream, name_bound)) {
+        insert_row(pool, height, seen + PyLong_AsLongLong(row), PyLong_AsLongLong(slot));
+    }
+    Py_DECREF(slot);
+finish:
+    Py_XDECREF(ahead);
+    Py_XDECREF(pool);
+    Py_XDECREF(place);
+    return PyErr_Occurred() ? -1 : done;
+}
+
+PyDoc_STRVAR(compete_doc,
+"compete(found, at, streams, sizes, seen, won) -> int\n\n"
+"Lets rows contest the slots of a full store, each in the stream of its label, as long as nothing else is to be seen to:\n"
+"points to be drawn, another stream that must give a row up, rows to go that are not known.\n\n"
+"Args:\n"
+"    found: rows that may win, as from contenders.\n"
+"    at: the first of them whose turn it is.\n"
+"    streams: by label.\n"
+"    sizes: a heap of (-rows held, order, label) of the streams.\n"
+"    seen: the id of the first row of the batch.\n"
+"    won: lists of slots, rows, heights and labels, to which those of the rows that win are added.\n\n"
+"Returns:\n"
+"    The first whose turn has not come.");
+
+static PyObject *
+compete(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    if (n_args != 6 || !PyList_Check(args[0]) || !PyDict_Check(args[2]) || !PyList_Check(args[3]) ||
+        !PyTuple_Check(args[5]) || PyTuple_GET_SIZE(args[5]) != 4) {
+        PyErr_SetString(PyExc_TypeError, "compete expects a list, a number, a dict, a list, a number and 4 lists");
+        return NULL;
+    }
+    Py_ssize_t at = PyLong_AsSsize_t(args[1]);
+    const long long seen = PyLong_AsLongLong(args[4]);
+    int done = PyErr_Occurred() ? -1 : 1;
+    for (; done == 1 && at < PyList_GET_SIZE(args[0]); at += done) {
+        PyObject *entry = PyList_GET_ITEM(args[0], at);
+        if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 3) {
+            PyErr_SetString(PyExc_TypeError, "expected rows as from contenders");
+            return NULL;
+        }
+        done = meet(PyTuple_GET_ITEM(entry, 0), PyTuple_GET_ITEM(entry, 1),
+                    PyFloat_AsDouble(PyTuple_GET_ITEM(entry, 2)), args[2], args[3], seen, args[5]);
+        if (done < 0) {
+            break;
+        }
+    }
+    return done < 0 ? NULL : PyLong_FromSsize_t(at);
+}
+
 /* The place among `n` rising numbers, the first that is greater than `x`; the last one if there is none. */
 static Py_ssize_t
 first_above(const double *edges, Py_ssize_t n, double x)
@@ -1227,6 +1401,7 @@ done:
 
 static PyMethodDef methods[] = {
     {"challenge", (PyCFunction)(void (*)(void))challenge, METH_FASTCALL, challenge_doc},
+    {"compete", (PyCFunction)(void (*)(void))compete, METH_FASTCALL, compete_doc},
     {"contenders", (PyCFunction)(void (*)(void))contenders, METH_FASTCALL, contenders_doc},
     {"contest", (PyCFunction)(void (*)(void))contest, METH_FASTCALL, contest_doc},
     {"copy", (PyCFunction)(void (*)(void))copy, METH_FASTCALL, copy_doc},
@@ -1265,6 +1440,11 @@ PyInit__loops(void)
         {&name_next, "next"},
         {&name_cursor, "cursor"},
         {&name_points, "points"},
+        {&name_ahead, "_ahead"},
+        {&name_threshold, "threshold"},
+        {&name_count, "count"},
+        {&name_pool, "pool"},
+        {&name_bound, "bound"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {

@@ -364,13 +364,20 @@ class Admission:
 
     def _offer_labelled(self, contenders: Contenders) -> None:
         """Rows of equal weight, each in the stream of its label."""
-        streams = self.streams
-        for row, label, end in contenders.found:
+        streams, at = self.streams, 0
+        while at < len(contenders.found):
+            if loops is not None and self.size == self.capacity:
+                won = self._slots, self._rows, self._heights, self._labels
+                at = loops.compete(contenders.found, at, streams, self._sizes, self.seen, won)
+                if at == len(contenders.found):
+                    break
+            row, label, end = contenders.found[at]
             stream = streams.get(label)
             if stream is None or stream.next == -math.inf:
                 self._meet(self._stream(label), row, end, 1.0)
             elif stream.next < end:
                 self._enter(stream, row, self._lowest(stream, end))
+            at += 1
         for label, end in contenders.ends.items():
             self.streams[label].mass = end
 
