@@ -20,6 +20,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from memreplay.core.loops import loops
+from memreplay.core.retrievers import scan
+
 Work = Callable[[], object]
 
 
@@ -159,7 +162,12 @@ class Bench:
 
         Rows that other scripts put there stay, unless they come from another machine or another torch.
         """
-        machine = {"python": platform.python_version(), "torch": torch.__version__, "processor": _processor()}
+        machine = {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "processor": _processor(),
+            "compiled loops": str(loops is not None and scan.compiled is not None).lower(),
+        }
         if self.device != "cpu":
             machine["gpu"] = torch.cuda.get_device_name()
         rows, notes = [asdict(row) for row in self.rows], dict(self.notes)
