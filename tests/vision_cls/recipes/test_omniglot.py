@@ -67,8 +67,8 @@ def test_the_table(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert {metric for name, metric in rows if name == "pixels, small2"} == {
         "error in the 20 runs", "5-way 1-shot", "5-way 5-shot", "20-way 1-shot", "20-way 5-shot",
     }  # fmt: skip
-    again = omniglot.reproduce(data=data, out=tmp_path / "out", only=["pixels", "protonet"])
-    assert again.rows == results.rows
+    again = omniglot.reproduce(data=data, out=tmp_path / "out", only=["protonet-small2"])
+    assert again.rows == [row for row in results.rows if row.name.startswith("proto") and "small2" in row.name]
     assert json.loads((tmp_path / "out" / "results.json").read_text())["recipe"] == "vision_cls/omniglot"
 
 
