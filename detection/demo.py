@@ -212,6 +212,7 @@ def pictures(seed: int, rates: Mapping[str, float], path: Path) -> None:
 def demo(out: Path) -> None:
     """Learns, rehearses, measures, prints the table, and writes ``results.json`` and ``pictures.png`` to ``out``."""
     print(f"A detector learns 6 digits, then 4 new ones from {SHOT} boxes each. What does it still find?\n")
+    results = Results("detection/demo", {"shot": SHOT, "steps": TUNING.steps})
     context = get_context("spawn")
     # a process for each detector, which stays in it
     pools = {seed: ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) for seed in DETECTORS}
@@ -227,7 +228,7 @@ def demo(out: Path) -> None:
     finally:
         for pool in pools.values():
             pool.shutdown()
-    results = Results("detection/demo", {"learning_rates": rates, "shot": SHOT, "steps": TUNING.steps})
+    results.config["learning_rates"] = rates
     results.add("before", "base", [run["before"]["base"] for run in measured])
     for name in (*SHOWN, SHUFFLED):
         for metric in METRICS:
