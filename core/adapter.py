@@ -21,7 +21,6 @@ from .selection import ClassBalanced
 from .stores import Ragged, Store
 from .stores.files import read_save, write_save
 from .stores.keeping import Reservoir
-from .stores.spec import build
 
 
 class Encoder(Protocol):
@@ -426,7 +425,7 @@ class Adapter(Generic[E]):
             adapter.names = {int(number): name for number, name in meta["classes"].items()}
             adapter.base, adapter.threshold = list(meta["base"]), meta["threshold"]
             adapter.complete = bool(meta["complete"])
-            adapter.memory = _store(_within(tensors, "memory."), meta["memory"])
+            adapter.memory = Store.of_state({"tensors": _within(tensors, "memory."), "meta": meta["memory"]})
             adapter.label_features = tensors["label_features"]
             adapter.solved, adapter.tuned = (_head(_within(tensors, f"{name}.")) for name in ("solved", "tuned"))
             adapter._join_heads()
@@ -436,14 +435,6 @@ class Adapter(Generic[E]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.names)} classes, {self.encoder.name}, {self.memory!r})"
-
-
-def _store(tensors: dict[str, Tensor], meta: Mapping[str, Any]) -> Store:
-    """The memory of a save."""
-    columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
-    store = Store(meta["capacity"], keep=build(meta["keep"], "keep"), columns=columns, seed=meta["seed"])
-    store.load_state_dict({"tensors": tensors, "meta": meta})
-    return store
 
 
 def _head(tensors: dict[str, Tensor]) -> LinearHead | None:
