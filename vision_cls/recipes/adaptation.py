@@ -6,7 +6,7 @@ and without, on
 - ``digits``: scikit-learn's handwritten digits, a perceptron whose weights all learn; four new digits join six;
 - ``mini-imagenet``: ImageNet MobileNetV2 features of the 60 base classes of mini-ImageNet, a linear head; five new
   classes join 55. These features have seen ImageNet's classes: it is transfer. Beside it ``solved``: the head solved
-  for the memory and the new images, every class with the same say, as an adapter does it.
+  for the memory and the new images, every class with the same say, as an adapter does before it asks its memory.
 
 The memory holds 20 images of each old class, and 32 of them are recalled in a step. Every seed draws other new classes.
 Learning rates, with recall and without, are chosen for every seed in a rehearsal on training images of its old classes,
