@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, NoReturn, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -893,6 +893,15 @@ class Store:
         )
         store.load_state_dict(state)
         return store
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Store:
+        """A store with rows of its own, in memory, that goes on as this one does."""
+        twin = Store.of_state(self._state(), keep=self.keep, columns=self._table.kinds, device=self._table.device)
+        memo[id(self)] = twin
+        return twin
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Store cannot be pickled or copied; expected save(folder), state_dict() or copy.deepcopy")
 
     def check(self) -> None:
         """Raises if a number that is NaN or infinite came in. On the CPU `add` has refused it already; on a GPU, where

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,9 +17,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from memreplay.core.batch import jagged, texts
+from memreplay.core.batch import Batch, jagged, texts
 from memreplay.core.retrievers import Nearest
-from memreplay.core.selection import ClassBalanced, TopScore, Uniform
+from memreplay.core.selection import ClassBalanced, Selector, TopScore, Uniform
 from memreplay.core.stores import BFloat16, ColumnKind, Growable, Half, Quantized, Ragged, Rows, Store
 from memreplay.core.stores.keeping import Fifo, Herding, KCenter, Reservoir, WeightedReservoir
 
@@ -807,3 +809,28 @@ def test_rows_say_what_they_are() -> None:
     assert repr(filled().draw(3)) == "Rows(3; feature: 3 float32, label: scalar int64, score: scalar float32)"
     assert isinstance(filled().draw(3), Rows)
     assert repr(filled()).startswith("Store(20 of 20 rows, keep=Reservoir()")
+
+
+@pytest.mark.parametrize("keep", [Reservoir(), ClassBalanced(Reservoir()), Fifo()])
+def test_a_copy_goes_on_as_the_original_does(keep: Selector) -> None:
+    def batch(seed: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        return {"feature": torch.randn(16, 4, generator=generator), "label": torch.arange(16) % 3}
+
+    store = Store(12, keep=keep, seed=0)
+    for seed in range(20):
+        store.add(batch(seed))
+        twin = copy.deepcopy(store)
+        assert torch.equal(store.add(batch(100 + seed)), twin.add(batch(100 + seed)))
+        assert torch.equal(store.rows()["feature"], twin.rows()["feature"])
+        before = twin.rows()["feature"].clone()  # what one does later is not seen by the other
+        store.update(store.rows().ids[:1], feature=torch.full((1, 4), 7.0))
+        assert torch.equal(twin.rows()["feature"], before)
+
+
+def test_a_store_is_not_pickled() -> None:
+    store = Store(4)
+    store.add({"feature": torch.zeros(2, 3)})
+    for copied in (pickle.dumps, copy.copy):
+        with pytest.raises(TypeError, match="cannot be pickled or copied; expected save"):
+            copied(store)
