@@ -49,8 +49,8 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.demo(tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     ours = {(row["name"], row["metric"]): row["ours"] for row in rows}
-    assert ours["replay", "base"] > ours["finetune", "base"]
+    assert ours["replay", "base"] > ours["finetune", "base"] + 20
     assert ours["replay", "base"] > 0.98 * ours["before", "base"]
-    assert ours["replay", "novel"] > ours["finetune", "novel"] + 5
+    assert ours["replay", "novel"] > ours["finetune", "novel"]
     assert ours["replay", "all"] > ours[demo.SHUFFLED, "all"]
     assert "learning rates chosen in rehearsal" in capsys.readouterr().out
