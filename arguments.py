@@ -79,6 +79,22 @@ def run(function: Callable[..., Any], parser: Parser, args: Sequence[str]) -> An
         parser.error(str(error))
 
 
+def command(function: Callable[..., Any], prog: str, args: Sequence[str] | None, config: str | None = None) -> Any:
+    """`run` with a parser of the function's own arguments, described by the first line of its docstring.
+
+    Args:
+        function: what the command does.
+        prog: the command, such as ``"memreplay nlp train"``.
+        args: the words after it; None: those of the command line.
+        config: what ``--config`` takes, for its help; None: there is no such option.
+    """
+    parser = Parser(prog=prog, description=(function.__doc__ or "").partition("\n")[0])
+    if config is not None:
+        parser.add_argument("--config", action="config", help=config)
+    parser.add_function_arguments(function, fail_untyped=True)
+    return run(function, parser, sys.argv[1:] if args is None else args)
+
+
 def near_miss(word: str, words: Iterable[str]) -> str | None:
     """The one of ``words`` that ``word`` looks like a slip of, if any; upper and lower case are alike.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
+from ..teaching import teach
 from .adapter import DetectionAdapter
 from .data import DetectionData
 from .shots import Shots
@@ -43,21 +43,14 @@ def add_classes(
     elif shot is not None:
         images = Shots.draw(images, images.classes, shot, seed).of(images)
     loaded = DetectionAdapter.load(adapter)
-    before = len(loaded.classes)
-    seconds = loaded.add_classes(images, tuning, seed=seed)
-    loaded.save(adapter if out is None else out)
-    print(
-        f"{len(loaded.classes) - before} new classes from {sum(images.counts().values())} boxes in {seconds:.1f} s, "
-        f"{len(loaded.classes)} in all; the adapter is in {adapter if out is None else out}"
-    )
+    boxes = sum(images.counts().values())
+    teach(loaded, lambda: loaded.add_classes(images, tuning, seed=seed), f"{boxes} boxes", out or adapter)
     return loaded
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay detection add-classes", description=(add_classes.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(add_classes, fail_untyped=True)
-    run(add_classes, parser, sys.argv[1:] if args is None else args)
+    command(add_classes, "memreplay detection add-classes", args)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
 from ..core.reporting import Results
 from .adapter import DetectionAdapter
 from .data import DetectionData, DetectionSet
@@ -66,9 +65,7 @@ def add_groups(results: Results, prefix: str, found: Precision, base: Sequence[s
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay detection evaluate", description=(evaluate.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(evaluate, fail_untyped=True)
-    run(evaluate, parser, sys.argv[1:] if args is None else args)
+    command(evaluate, "memreplay detection evaluate", args)
 
 
 if __name__ == "__main__":

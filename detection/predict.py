@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from zipfile import ZipFile
 
 from torch import Tensor
 
-from ..arguments import Parser, run
+from ..arguments import command
 from .adapter import DetectionAdapter
 from .data import ImageFiles
 from .detector import Detections
@@ -109,9 +108,7 @@ def _found(images: Path) -> tuple[ImageFiles, list[str]]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay detection predict", description=(predict.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(predict, fail_untyped=True)
-    run(predict, parser, sys.argv[1:] if args is None else args)
+    command(predict, "memreplay detection predict", args)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ Run as ``memreplay detection train``, ``accelerate launch -m memreplay.detection
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from ..arguments import Parser, run
+from ..arguments import command
 from ..core.reporting import Results
 from ..core.training import new_accelerator
 from .adapter import DetectionAdapter
@@ -124,10 +123,7 @@ def _few(data: DetectionSet, novel: list[str], shot: int, path: Path | None, see
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point; ``--config FILE`` takes the options from a YAML file."""
-    parser = Parser(prog="memreplay detection train", description=(train.__doc__ or "").partition("\n")[0])
-    parser.add_argument("--config", action="config", help="a YAML file with options")
-    parser.add_function_arguments(train, fail_untyped=True)
-    run(train, parser, sys.argv[1:] if args is None else args)
+    command(train, "memreplay detection train", args, config="a YAML file with options")
 
 
 if __name__ == "__main__":

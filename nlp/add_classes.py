@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
+from ..teaching import teach
 from .adapter import TextAdapter
 from .data import Shots
 
@@ -23,23 +22,13 @@ def add_classes(adapter: Path, data: Shots, encoder: str | None = None, out: Pat
     """
     shots = data.load()
     loaded = TextAdapter.load(adapter, encoder)
-    before = len(loaded.classes)
-    began = time.perf_counter()
-    loaded.learn(shots)
-    seconds = time.perf_counter() - began
-    loaded.save(adapter if out is None else out)
-    print(
-        f"{len(loaded.classes) - before} new classes from {len(shots)} texts in {seconds:.2f} s, "
-        f"{len(loaded.classes)} in all; the adapter is in {adapter if out is None else out}"
-    )
+    teach(loaded, lambda: loaded.learn(shots), f"{len(shots)} texts", out or adapter)
     return loaded
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay nlp add-classes", description=(add_classes.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(add_classes, fail_untyped=True)
-    run(add_classes, parser, sys.argv[1:] if args is None else args)
+    command(add_classes, "memreplay nlp add-classes", args)
 
 
 if __name__ == "__main__":

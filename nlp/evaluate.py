@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
 from ..core.protocols.metrics import accuracy
 from ..core.reporting import Results
 from .adapter import TextAdapter
@@ -72,9 +71,7 @@ def judge(
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay nlp evaluate", description=(evaluate.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(evaluate, fail_untyped=True)
-    run(evaluate, parser, sys.argv[1:] if args is None else args)
+    command(evaluate, "memreplay nlp evaluate", args)
 
 
 if __name__ == "__main__":

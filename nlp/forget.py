@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
 from .adapter import TextAdapter
 
 
@@ -26,9 +25,7 @@ def forget(adapter: Path, label: str | list[str], encoder: str | None = None) ->
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay nlp forget", description=(forget.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(forget, fail_untyped=True)
-    run(forget, parser, sys.argv[1:] if args is None else args)
+    command(forget, "memreplay nlp forget", args)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from ..arguments import Parser, run
+from ..arguments import command
 from .adapter import TextAdapter, TextPrediction
 from .data import read_texts
 from .precision import Precision
@@ -67,9 +67,7 @@ def _lines(stream: BinaryIO) -> Iterator[str]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay nlp predict", description=(predict.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(predict, fail_untyped=True)
-    run(predict, parser, sys.argv[1:] if args is None else args)
+    command(predict, "memreplay nlp predict", args)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ Run as ``memreplay nlp train`` or ``accelerate launch -m memreplay.nlp.train``.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Literal
 
 import torch
 
-from ..arguments import Parser, run
+from ..arguments import command
 from ..core.reporting import Results
 from ..core.training import new_accelerator
 from .adapter import Recipe, TextAdapter, readable, spoken
@@ -109,10 +108,7 @@ def train(
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point; ``--config FILE`` takes the options from a YAML file."""
-    parser = Parser(prog="memreplay nlp train", description=(train.__doc__ or "").partition("\n")[0])
-    parser.add_argument("--config", action="config", help="a YAML file with options")
-    parser.add_function_arguments(train, fail_untyped=True)
-    run(train, parser, sys.argv[1:] if args is None else args)
+    command(train, "memreplay nlp train", args, config="a YAML file with options")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from ..arguments import Parser, run
+from ..arguments import command
+from ..teaching import teach
 from .adapter import ImageAdapter
 from .data import image_folder
 
@@ -27,23 +26,13 @@ def add_classes(
     loaded = ImageAdapter.load(adapter)
     encoder = loaded.encoder
     shots = image_folder(images, size=encoder.size, channels=encoder.channels, test_fraction=0, on_corrupt=on_corrupt)
-    before = len(loaded.classes)
-    began = time.perf_counter()
-    loaded.learn(shots)
-    seconds = time.perf_counter() - began
-    loaded.save(adapter if out is None else out)
-    print(
-        f"{len(loaded.classes) - before} new classes from {len(shots)} images in {seconds:.2f} s, "
-        f"{len(loaded.classes)} in all; the adapter is in {adapter if out is None else out}"
-    )
+    teach(loaded, lambda: loaded.learn(shots), f"{len(shots)} images", out or adapter)
     return loaded
 
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay vision add-classes", description=(add_classes.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(add_classes, fail_untyped=True)
-    run(add_classes, parser, sys.argv[1:] if args is None else args)
+    command(add_classes, "memreplay vision add-classes", args)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ Run as ``memreplay vision episodes``.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-from ..arguments import Parser, run
+from ..arguments import command
 from ..core.batch import Batch
 from ..core.few_shot import METHODS, WITHOUT_BASE, candidates, choose, memory_bytes
 from ..core.protocols.episodes import Episodes, episode_accuracies
@@ -103,10 +102,7 @@ def episodes(
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point: ``--config FILE`` takes a YAML file."""
-    parser = Parser(prog="memreplay vision episodes", description=(episodes.__doc__ or "").partition("\n")[0])
-    parser.add_argument("--config", action="config", help="a YAML file")
-    parser.add_function_arguments(episodes, fail_untyped=True)
-    run(episodes, parser, sys.argv[1:] if args is None else args)
+    command(episodes, "memreplay vision episodes", args, config="a YAML file")
 
 
 if __name__ == "__main__":

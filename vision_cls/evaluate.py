@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
 
-from ..arguments import Parser, near_miss, run
+from ..arguments import command, near_miss
 from ..core.reporting import Results
 from .adapter import ImageAdapter
 from .data import Data, ImageSet
@@ -61,9 +60,7 @@ def judge(results: Results, adapter: ImageAdapter, test: ImageSet) -> None:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay vision evaluate", description=(evaluate.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(evaluate, fail_untyped=True)
-    run(evaluate, parser, sys.argv[1:] if args is None else args)
+    command(evaluate, "memreplay vision evaluate", args)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
 from .adapter import ImageAdapter
 
 
@@ -25,9 +24,7 @@ def forget(adapter: Path, label: str | list[str]) -> ImageAdapter:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay vision forget", description=(forget.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(forget, fail_untyped=True)
-    run(forget, parser, sys.argv[1:] if args is None else args)
+    command(forget, "memreplay vision forget", args)
 
 
 if __name__ == "__main__":

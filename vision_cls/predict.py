@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from ..arguments import Parser, run
+from ..arguments import command
 from .adapter import ImageAdapter
 from .data.decoding import SUFFIXES
 
@@ -65,9 +65,7 @@ def files_in(places: Sequence[Path]) -> list[Path]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """The entry point."""
-    parser = Parser(prog="memreplay vision predict", description=(predict.__doc__ or "").partition("\n")[0])
-    parser.add_function_arguments(predict, fail_untyped=True)
-    run(predict, parser, sys.argv[1:] if args is None else args)
+    command(predict, "memreplay vision predict", args)
 
 
 if __name__ == "__main__":
