@@ -34,7 +34,7 @@ from .readout import CacheReadout, CalibratedPrototypes, KNearest, NearestClassM
 from .reporting import KNNShapley, Results, Trace, Turnover, explain, staleness
 from .retrievers import Mixture, Nearest, Prioritized, Rescored
 from .selection import ClassBalanced, Greedy, Keyed, Selection, TopScore, Uniform
-from .stores import BFloat16, GaussianStore, Growable, Half, Plain, Quantized, Ragged, Rows, Store
+from .stores import BFloat16, GaussianStore, Growable, Half, Plain, Quantized, Ragged, Rows, Store, StoreDataset
 from .stores.keeping import (
     Fifo,
     GradientDiversity,
@@ -102,6 +102,7 @@ __all__ = [
     "Sessions",
     "Source",
     "Store",
+    "StoreDataset",
     "StoredGradientDiversity",
     "Sum",
     "Term",

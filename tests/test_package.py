@@ -110,5 +110,7 @@ def test_imports_follow_the_house(name: str) -> None:
         "imports inside the package are relative"
     )
     if name.startswith("memreplay.core"):
-        upward = re.search(r"^\s*from \.+(vision_cls|detection|nlp|cli|arguments|teaching)\b", text, re.MULTILINE)
+        upward = re.search(
+            r"^\s*from \.+(vision_cls|detection|nlp|integrations|cli|arguments|teaching)\b", text, re.MULTILINE
+        )
         assert not upward, "core knows no domain"

@@ -2,6 +2,7 @@
 
 from .calibration import Calibrated, tukey
 from .columns import BFloat16, ColumnKind, Growable, Half, Plain, Quantized
+from .dataset import StoreDataset
 from .gaussian import GaussianStore
 from .ragged import Ragged
 from .rows import Rows
@@ -19,5 +20,6 @@ __all__ = [
     "Ragged",
     "Rows",
     "Store",
+    "StoreDataset",
     "tukey",
 ]

@@ -150,6 +150,11 @@ class Store:
         return self._books.seen
 
     @property
+    def ids(self) -> Tensor:
+        """int64 (N,), copied: the ids of the rows held, by slot."""
+        return torch.from_numpy(self._books.ids[: len(self)].copy())
+
+    @property
     def device(self) -> torch.device:
         """Where the columns live."""
         return self._table.device
