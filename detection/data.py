@@ -7,7 +7,7 @@ import json
 import warnings
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -202,14 +202,44 @@ def image_batches(
     """
     if size < 1:
         raise ValueError(f"size is {size}; expected at least one image per batch")
-    sampler = EpochSampler(len(data), seed, shuffle)
+    sampler = OrientedSampler([high > wide for high, wide in (p.size for p in data.pictures)], size, seed)
     return DataLoader(
         Examples(data, flip, seed),
         batch_size=size,
-        sampler=sampler,
+        sampler=sampler if shuffle else EpochSampler(len(data), shuffle=False),
         drop_last=shuffle and len(data) >= size,
         collate_fn=as_lists,
     )
+
+
+class OrientedSampler(EpochSampler):
+    """The order of an `EpochSampler`, changed so that images of a batch stand all upright, or none does: what a batch
+    costs is decided by its highest and its widest image. Those that are left over, less than a batch of each kind, come
+    last.
+
+    Args:
+        upright: which of the images are higher than wide.
+        batch_size: images per batch.
+        seed: of the order.
+
+    >>> sampler = OrientedSampler([True, False, True, False, False], 2)
+    >>> [sampler.upright[i] for i in sampler][:4] in ([True, True, False, False], [False, False, True, True])
+    True
+    """
+
+    def __init__(self, upright: Sequence[bool], batch_size: int, seed: int = 0) -> None:
+        super().__init__(len(upright), seed)
+        self.upright, self.batch_size = upright, batch_size
+
+    def __iter__(self) -> Iterator[int]:
+        waiting: dict[bool, list[int]] = {False: [], True: []}
+        for index in super().__iter__():
+            batch = waiting[self.upright[index]]
+            batch.append(index)
+            if len(batch) == self.batch_size:
+                yield from batch
+                batch.clear()
+        yield from (index for index in super().__iter__() if index in {*waiting[False], *waiting[True]})
 
 
 def as_lists(examples: Sequence[Mapping[str, Tensor]]) -> dict[str, list[Tensor]]:
@@ -231,7 +261,8 @@ class ImageFiles:
         self.root = Path(root)
         if not self.root.exists():
             raise FileNotFoundError(f"images is {str(root)!r}; expected a folder or a zip file")
-        self._names: dict[str, str] | None = None
+        self._archive: zipfile.ZipFile | None = None
+        self._names: dict[str, str] = {}
 
     def read(self, name: str) -> Tensor:
         """An image, uint8 (3, H, W).
@@ -252,13 +283,16 @@ class ImageFiles:
     def _bytes(self, name: str) -> bytes:
         if self.root.is_dir():
             return (self.root / name).read_bytes()
-        with zipfile.ZipFile(self.root) as archive:
-            if self._names is None:
-                self._names = {Path(inside).name: inside for inside in archive.namelist()}
-            inside = name if name in archive.NameToInfo else self._names.get(Path(name).name)
-            if inside is None:
-                raise FileNotFoundError(f"{self.root} has no {name}")
-            return archive.read(inside)
+        if self._archive is None:
+            self._archive = zipfile.ZipFile(self.root)
+            self._names = {Path(inside).name: inside for inside in self._archive.namelist()}
+        inside = name if name in self._archive.NameToInfo else self._names.get(Path(name).name)
+        if inside is None:
+            raise FileNotFoundError(f"{self.root} has no {name}")
+        return self._archive.read(inside)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_archive": None}  # every process and every copy opens the file for itself
 
 
 class ImagesInMemory:

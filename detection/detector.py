@@ -57,9 +57,28 @@ class Detections:
         return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
 
+@dataclass(frozen=True)
+class Proposed:
+    """What backbone and proposals make of images: regions that may hold an object, pooled.
+
+    Attributes:
+        feature: (N, ...), those of the first image first.
+        boxes: float32 (N, 4), x1, y1, x2, y2 in pixels of the resized images.
+        counts: regions on each image.
+        sizes: height and width of each image, resized,
+        originals: and as it came.
+    """
+
+    feature: Tensor
+    boxes: Tensor
+    counts: tuple[int, ...]
+    sizes: tuple[tuple[int, int], ...]
+    originals: tuple[tuple[int, int], ...]
+
+
 class Detector(nn.Module):
-    """Base of the detectors of this package. A backend says how images pass (`live`, `detect`, `regions`) and how
-    pooled regions do (`judge`); this class puts new images or regions and recalled regions into one forward.
+    """Base of the detectors of this package. A backend says how images pass (`live`, `propose`, `regions`) and how
+    pooled regions do (`judge`, `find`); this class puts new images or regions and recalled regions into one forward.
 
     The logits of all backends have the background first, then the classes in the order in which they came: class c has
     the logit c + 1, so what was stored before a class came still fits.
@@ -94,9 +113,13 @@ class Detector(nn.Module):
         """Regions of images as rows for the memory, as the detector in evaluation mode samples them."""
         raise TypeError(f"{type(self).__name__} must override regions")
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """What is on images (3, H, W)."""
-        raise TypeError(f"{type(self).__name__} must override detect")
+    def propose(self, images: Sequence[Tensor]) -> Proposed:
+        """Regions of images (3, H, W) that may hold an object."""
+        raise TypeError(f"{type(self).__name__} must override propose")
+
+    def find(self, proposed: Proposed) -> list[Detections]:
+        """What box head and predictor find in these regions, image by image."""
+        raise TypeError(f"{type(self).__name__} must override find")
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Adds classes to the predictor; the weights of those there are stay as they are."""
@@ -118,6 +141,10 @@ class Detector(nn.Module):
     def fingerprint(self) -> str:
         """Names the backbone, with its weights, and the pooler: regions of another one do not fit."""
         raise TypeError(f"{type(self).__name__} must override fingerprint")
+
+    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+        """What is on images (3, H, W), uint8 or floats in [0, 1]."""
+        return self.find(self.propose(images))
 
     # -- the step ---------------------------------------------------------------------------------------------------
 

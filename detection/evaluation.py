@@ -6,14 +6,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+from torch import Tensor
 
 from .coco import as_coco
-from .data import DetectionSet
+from .data import DetectionSet, Picture
 from .detector import Detections, Detector
 
+Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 METRICS = ("AP", "AP50", "AP75")
 
 
@@ -81,6 +83,56 @@ def judge(data: DetectionSet, found: Sequence[Detections]) -> Precision:
             by_iou = [100 * float(curve[curve > -1].mean()) if (curve > -1).any() else 0.0 for curve in curves]
             by_class[name] = {"AP": sum(by_iou) / len(by_iou), "AP50": by_iou[0], "AP75": by_iou[5]}
     return Precision(by_class)
+
+
+def judge_voc(data: DetectionSet, found: Sequence[Detections]) -> Precision:
+    """VOC's own AP50 of 2007, which papers on its benchmarks use: `judge` with other rules.
+
+    A detection belongs to the box that it overlaps most, by more than half; a second one there is wrong. Precision is
+    read at eleven recalls. All detections count (Everingham et al., The Pascal Visual Object Classes Challenge, IJCV
+    2010).
+
+    Raises:
+        ValueError: not as many as there are images.
+    """
+    if len(found) != len(data):
+        raise ValueError(f"found has {len(found)} entries; expected one for each of {len(data)} images")
+    by_class = {}
+    for place, name in enumerate(data.classes):
+        scores, right = [np.zeros(0)], [np.zeros(0, dtype=bool)]
+        for picture, one in zip(data.pictures, found, strict=True):
+            own = one.labels == place
+            verdict, counts = _verdicts(picture.only(picture.labels == place), one.boxes[own], one.scores[own])
+            scores.append(one.scores[own].numpy()[counts])
+            right.append(verdict[counts])
+        if total := data.counts()[name]:
+            by_class[name] = {"AP50": 100 * _eleven(np.concatenate(scores), np.concatenate(right), total)}
+    return Precision(by_class)
+
+
+def _verdicts(picture: Picture, boxes: Tensor, scores: Tensor) -> tuple[Flags, Flags]:
+    """Which detections of a class are right, and which of them count: those of hard boxes do not."""
+    from torchvision.ops import box_iou
+
+    right, counts = np.zeros(len(boxes), dtype=bool), np.ones(len(boxes), dtype=bool)
+    if not len(picture.boxes) or not len(boxes):
+        return right, counts
+    overlap, nearest = (values.tolist() for values in box_iou(boxes, picture.boxes).max(1))
+    taken = set()
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        if overlap[i] > 0.5:
+            counts[i] = not picture.hard[nearest[i]]
+            right[i] = nearest[i] not in taken
+            taken.add(nearest[i])
+    return right, counts
+
+
+def _eleven(scores: np.ndarray[Any, Any], right: Flags, total: int) -> float:
+    """Mean over recalls 0, 0.1, ... 1 of the best precision from there on, of ``total`` boxes."""
+    hits = right[np.argsort(-scores, kind="stable")].cumsum()
+    recall, precision = hits / total, hits / np.arange(1, len(hits) + 1)
+    best = [precision[recall >= at].max(initial=0.0) for at in np.arange(11) / 10]
+    return float(np.mean(best))
 
 
 def as_coco_results(found: Sequence[Detections]) -> list[dict[str, Any]]:

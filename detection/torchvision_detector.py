@@ -14,7 +14,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 from ..core.batch import Batch
 from ..core.fingerprint import fingerprint
 from ..core.scores import gradient_norm
-from .detector import Detections, Detector, Images, Part, evaluating, region_rows
+from .detector import Detections, Detector, Images, Part, Proposed, evaluating, region_rows
 from .predictors import CosinePredictor, drop, grow
 
 _NAMES = {
@@ -161,17 +161,40 @@ class TorchvisionDetector(Detector):
     def regions(self, batch: Images) -> Batch:
         with evaluating(self):
             images, targets = self.model.transform(_floats(batch["image"]), _targets(batch))
-            features = self.model.backbone(images.tensors)
-            if isinstance(features, Tensor):
-                features = {"0": features}
-            proposals, _ = self.model.rpn(images, features)
+            features, proposals = self._proposals(images)
             rows: Batch = self.heads.sample(features, proposals, images.image_sizes, targets)[0]
         return rows
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+    def propose(self, images: Sequence[Tensor]) -> Proposed:
         with evaluating(self):
-            found = self.model(_floats(images))
-        return [Detections(one["boxes"].cpu(), one["scores"].cpu(), one["labels"].cpu() - 1) for one in found]
+            resized, _ = self.model.transform(_floats(images))
+            features, proposals = self._proposals(resized)
+            pooled = self.heads.box_roi_pool(features, proposals, resized.image_sizes)
+        return Proposed(
+            pooled,
+            torch.cat(proposals),
+            tuple(map(len, proposals)),
+            tuple(resized.image_sizes),
+            tuple((image.shape[1], image.shape[2]) for image in images),
+        )
+
+    def find(self, proposed: Proposed) -> list[Detections]:
+        heads = self.heads
+        with evaluating(self):
+            feature = proposed.feature.to(heads.box_predictor.cls_score.weight)
+            logits, deltas = heads.box_predictor(heads.box_head(feature))
+            parts = proposed.boxes.to(logits.device).split(proposed.counts)
+            found = zip(*heads.postprocess_detections(logits, deltas, list(parts), proposed.sizes), strict=True)
+            named = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]
+            placed = self.model.transform.postprocess(named, proposed.sizes, proposed.originals)
+        return [Detections(one["boxes"].cpu(), one["scores"].cpu(), one["labels"].cpu() - 1) for one in placed]
+
+    def _proposals(self, images: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Feature maps, and the boxes proposed."""
+        features = self.model.backbone(images.tensors)
+        if isinstance(features, Tensor):
+            features = {"0": features}
+        return features, self.model.rpn(images, features)[0]
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         grow(self.heads.box_predictor, classes, generator)

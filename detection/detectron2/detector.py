@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from detectron2.config import LazyConfig, get_cfg, instantiate
 from detectron2.modeling import build_model
 from detectron2.modeling.meta_arch import GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.roi_heads import StandardROIHeads
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...core.batch import Batch
 from ...core.fingerprint import fingerprint
-from ..detector import Detections, Detector, Images, Part, evaluating
+from ..detector import Detections, Detector, Images, Part, Proposed, evaluating
 from ..predictors import drop, grow
 from .checkpoint import load_checkpoint
 from .heads import ROIMemoryHeads, storage
@@ -133,16 +134,40 @@ class Detectron2Detector(Detector):
         self.heads.sources = [int(number) for number in batch["id"]]
         with evaluating(self):
             inputs = self._inputs(batch)
-            images = self.model.preprocess_image(inputs)
-            features = self.model.backbone(images.tensor)
-            proposals, _ = self.model.proposal_generator(images, features)
+            features, proposals = self._proposals(inputs)
             rows: Batch = self.heads.sample(features, proposals, [entry["instances"] for entry in inputs])[2]
         return rows
 
-    def detect(self, images: Sequence[Tensor]) -> list[Detections]:
+    def propose(self, images: Sequence[Tensor]) -> Proposed:
+        heads = self.heads
         with evaluating(self):
-            found = [entry["instances"].to("cpu") for entry in self.model(self._inputs({"image": list(images)}))]
-        return [Detections(one.pred_boxes.tensor, one.scores, one.pred_classes) for one in found]
+            features, proposals = self._proposals(self._inputs({"image": list(images)}))
+            boxes = [part.proposal_boxes for part in proposals]
+            pooled = heads.box_pooler([features[name] for name in heads.box_in_features], boxes)
+        return Proposed(
+            pooled,
+            torch.cat([part.tensor for part in boxes]),
+            tuple(map(len, boxes)),
+            tuple(part.image_size for part in proposals),
+            tuple((image.shape[1], image.shape[2]) for image in images),
+        )
+
+    def find(self, proposed: Proposed) -> list[Detections]:
+        predictor = self.heads.box_predictor
+        parts = []
+        for size, boxes in zip(proposed.sizes, proposed.boxes.split(proposed.counts), strict=True):
+            parts.append(Instances(size, proposal_boxes=Boxes(boxes.to(predictor.cls_score.weight))))
+        with evaluating(self):
+            predictions = predictor(self.heads.box_head(proposed.feature.to(predictor.cls_score.weight)))
+            found = predictor.inference(predictions, parts)[0]
+            placed = [detector_postprocess(one, *size) for one, size in zip(found, proposed.originals, strict=True)]
+        return [Detections(one.pred_boxes.tensor.cpu(), one.scores.cpu(), one.pred_classes.cpu()) for one in placed]
+
+    def _proposals(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Instances]]:
+        """Feature maps, and the boxes proposed."""
+        images = self.model.preprocess_image(inputs)
+        features = self.model.backbone(images.tensor)
+        return features, self.model.proposal_generator(images, features)[0]
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         grow(self.heads.box_predictor, classes, generator, background_last=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.detector import Detections
-from memreplay.detection.evaluation import detect, judge
+from memreplay.detection.evaluation import detect, judge, judge_voc
 from memreplay.detection.memory import ROIMemory
 from memreplay.detection.regions import extract, fill
 from memreplay.detection.scenes import digit_scenes
@@ -209,6 +209,19 @@ def test_boxes_come_back_in_pixels_of_the_image(made: Detectron2Detector, scenes
     assert inputs[0]["instances"].gt_boxes.tensor.tolist() == [[0, 0, 65, 48]]
 
 
+def test_what_is_found_is_what_detectron2_finds(made: Detectron2Detector, yaml: Path, scenes: DetectionSet) -> None:
+    plain = stock(yaml, made.model.state_dict()).eval()
+    images = [scenes.image(0), scenes.image(1)[:, :32], scenes.image(2).repeat(1, 2, 3)]  # to be resized, and padded
+    found = made.detect(images)
+    with torch.no_grad():
+        expected = [entry["instances"] for entry in plain(made._inputs({"image": images}))]
+    assert sum(len(one.scores) for one in found) > 10
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.boxes, other.pred_boxes.tensor)
+        assert torch.equal(one.scores, other.scores)
+        assert torch.equal(one.labels, other.pred_classes)
+
+
 def test_channels_are_ordered_as_the_model_wants_them(made: Detectron2Detector) -> None:
     image = torch.stack([torch.full((48, 48), float(i)) for i in range(3)]) / 255
     assert made.model.input_format == "BGR"
@@ -338,3 +351,51 @@ def test_its_own_evaluator_finds_the_same_numbers(tmp_path: Path) -> None:
         assert ours.by_class[label]["AP"] == pytest.approx(theirs[f"AP-{label}"], abs=1e-6)
     DatasetCatalog.remove(name)
     MetadataCatalog.remove(name)
+
+
+def test_its_own_evaluator_of_voc_finds_the_same_numbers(tmp_path: Path) -> None:
+    from detectron2.evaluation.pascal_voc_evaluation import voc_eval
+
+    data = digit_scenes(12, [0, 1, 2], size=48)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "sets" / "test.txt").write_text("".join(f"{i}\n" for i in range(len(data))))
+    for number, picture in enumerate(data.pictures):
+        picture.hard[0] = number % 3 == 0
+        objects = "".join(
+            f"<object><name>{data.classes[label]}</name><difficult>{int(hard)}</difficult>"
+            f"<bndbox><xmin>{box[0] + 1:.0f}</xmin><ymin>{box[1] + 1:.0f}</ymin>"
+            f"<xmax>{box[2]:.0f}</xmax><ymax>{box[3]:.0f}</ymax></bndbox></object>"
+            for box, label, hard in zip(
+                picture.boxes.tolist(), picture.labels.tolist(), picture.hard.tolist(), strict=True
+            )
+        )
+        head = "<size><width>48</width><height>48</height></size>"
+        objects = objects.replace("<difficult>", "<pose>x</pose><truncated>0</truncated><difficult>")
+        (tmp_path / f"{number}.xml").write_text(f"<annotation>{head}{objects}</annotation>")
+        moved = picture.boxes + 3 * torch.randn(picture.boxes.shape, generator=generator)
+        boxes = torch.cat([moved, moved + 1, picture.boxes / 2]).round(decimals=1)
+        labels = torch.cat([picture.labels, picture.labels, picture.labels.roll(1)])
+        found.append(Detections(boxes, torch.rand(len(boxes), generator=generator), labels))
+    ours = judge_voc(data, found)
+    for place, name in enumerate(data.classes):
+        lines = [
+            f"{number} {score:.6f} {x1 + 1:.1f} {y1 + 1:.1f} {x2:.1f} {y2:.1f}\n"
+            for number, one in enumerate(found)
+            for (x1, y1, x2, y2), score, label in zip(
+                one.boxes.tolist(), one.scores.tolist(), one.labels.tolist(), strict=True
+            )
+            if label == place
+        ]
+        (tmp_path / f"{name}.txt").write_text("".join(lines))
+        theirs = voc_eval(
+            str(tmp_path / "{}.txt"),
+            str(tmp_path / "{}.xml"),
+            str(tmp_path / "sets" / "test.txt"),
+            name,
+            ovthresh=0.5,
+            use_07_metric=True,
+        )[2]
+        assert ours.by_class[name]["AP50"] == pytest.approx(100 * theirs, abs=1e-6)
+    assert 5 < ours.mean() < 95

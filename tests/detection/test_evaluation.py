@@ -5,7 +5,7 @@ import torch
 
 from memreplay.detection.data import DetectionSet, ImagesInMemory, Picture
 from memreplay.detection.detector import Detections
-from memreplay.detection.evaluation import detect, judge
+from memreplay.detection.evaluation import detect, judge, judge_voc
 from memreplay.detection.torchvision_detector import TorchvisionDetector
 
 
@@ -51,6 +51,29 @@ def test_average_precision_by_hand() -> None:
     expected = sum(precisions[max(0, math.ceil(6 * recall - 1e-9) - 1)] for recall in recalls) / 101
     assert judge(data, found).by_class["a"]["AP50"] == pytest.approx(100 * expected, abs=1e-6)
     assert judge(data, found).by_class["b"]["AP50"] == 0
+
+
+def test_precision_of_voc_by_hand() -> None:
+    """Of six boxes, one of them hard, four are found; a second detection of one is wrong, that of the hard one does not
+    count: right, wrong, right, right, wrong, right."""
+    data = truth(4)
+    one, other = data.pictures[0].boxes[:1], data.pictures[0].boxes[1:]
+    wrong = torch.tensor([[40.0, 0, 50, 10]])
+    zeros = torch.zeros(4, dtype=torch.int64)
+    found = [
+        Detections(torch.cat([one, one + 1, other]), torch.tensor([0.9, 0.8, 0.7]), zeros[:3]),
+        Detections(torch.cat([one, wrong]), torch.tensor([0.6, 0.5]), zeros[:2]),
+        Detections(torch.cat([one, other]), torch.tensor([0.95, 0.4]), zeros[:2]),
+        Detections(one[:0], torch.zeros(0), zeros[:0]),
+    ]
+    precisions = {0.2: 1.0, 0.4: 0.75, 0.6: 0.75, 0.8: 4 / 6}  # the best at this recall or beyond
+    expected = sum(next((p for r, p in precisions.items() if r >= at / 10 - 1e-9), 0.0) for at in range(11)) / 11
+    assert judge_voc(data, found).by_class == {
+        "a": {"AP50": pytest.approx(100 * expected)},
+        "b": {"AP50": 0.0},
+    }
+    with pytest.raises(ValueError, match="found has 1 entries; expected one for each of 4 images"):
+        judge_voc(data, found[:1])
 
 
 def test_iou_thresholds() -> None:

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,6 +114,23 @@ def test_extraction_leaves_the_mode_and_is_of_evaluation_mode(
     assert not rows["feature"].requires_grad
 
 
+def test_what_is_found_is_what_torchvision_finds(detector: TorchvisionDetector, scenes: DetectionSet) -> None:
+    detector.heads.score_thresh = 0.2
+    images = [scenes.image(0), scenes.image(1)[:, :32], scenes.image(2).repeat(1, 2, 3)]  # to be resized, and padded
+    detector.train()
+    found = detector.detect(images)
+    assert detector.model.training
+    plain = detector.model.eval()
+    plain.roi_heads = stock(detector)
+    with torch.no_grad():
+        expected = plain([image.float() / 255 for image in images])
+    assert sum(len(one.scores) for one in found) > 10
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.boxes, other["boxes"])
+        assert torch.equal(one.scores, other["scores"])
+        assert torch.equal(one.labels, other["labels"] - 1)
+
+
 def test_images_without_objects_give_background(detector: TorchvisionDetector, scenes: DetectionSet) -> None:
     batch = batch_of(scenes, 0)
     batch["boxes"], batch["label"] = [torch.zeros(0, 4)], [torch.zeros(0, dtype=torch.int64)]
@@ -135,6 +153,22 @@ def test_frozen_parts_do_not_learn_and_stay_in_evaluation_mode(detector: Torchvi
     assert all(p.requires_grad for p in detector.parameters())
     with pytest.raises(ValueError, match="parts has 'neck'"):
         detector.freeze("neck")  # type: ignore[arg-type]
+
+
+def test_fixed_layers_never_learn(scenes: DetectionSet) -> None:
+    detector, free = replace(TINY, fixed=2).build(3), TINY.build(3)
+    assert detector.state_dict().keys() == free.state_dict().keys()
+    assert detector.fingerprint() == free.fingerprint()
+    detector.freeze("backbone")
+    detector.freeze()
+    detector.train()
+    outputs = detector(batch_of(scenes, 0))["outputs"]
+    sum(value.mean() for value in outputs.values()).backward()
+    missing = {name for name, _ in free.named_parameters()} - {name for name, _ in detector.named_parameters()}
+    assert {name.rpartition("body.")[2][0] for name in missing} == {"0", "1"}
+    assert all(parameter.grad is not None for parameter in detector.parameters())
+    with pytest.raises(ValueError, match="fixed is 5; expected at most the 4 layers"):
+        replace(TINY, fixed=5).build(3)
 
 
 def test_new_classes_leave_old_ones_as_they_are(detector: TorchvisionDetector, scenes: DetectionSet) -> None:

@@ -12,6 +12,7 @@ from memreplay.detection.base import BaseTraining
 from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.faster_rcnn import FasterRCNN
+from memreplay.detection.few_shot import FewShot
 from memreplay.detection.recipes import voc_subset
 from memreplay.detection.scenes import digit_scenes
 from memreplay.detection.tuning import FineTuning
@@ -28,8 +29,15 @@ TINY = FasterRCNN(
     min_size=48,
     max_size=48,
 )
-QUICK = voc_subset.Settings(
-    TINY, BaseTraining(steps=2, images=2, warmup=1), FineTuning(steps=1, regions=16, replay=8, passes=1)
+QUICK = FewShot(
+    TINY,
+    BaseTraining(steps=2, images=2, warmup=1),
+    FineTuning(steps=2, regions=16, replay=8, passes=1),
+    shots=(1, 2),
+    learning_rates=(0.001, 0.01),
+    moments=(1, 2),
+    curve_shot=2,
+    pooled=True,
 )
 
 
@@ -38,8 +46,6 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Three base and two novel classes."""
     monkeypatch.setattr(voc_subset, "BASE", ("person", "car", "cat"))
     monkeypatch.setattr(voc_subset, "NOVEL", ("bus", "cow"))
-    monkeypatch.setattr(voc_subset, "LEARNING_RATES", (0.001, 0.01))
-    monkeypatch.setattr(voc_subset, "SHOTS", (1, 2))
     folder = tmp_path / "data" / "voc_subset"
     folder.mkdir(parents=True)
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:
@@ -55,17 +61,21 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_table_and_that_nothing_is_done_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only = ("finetune", "replay", "replay, shuffled labels")
-    found = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, settings=QUICK)
+    only = ("finetune", "replay", "replay, shuffled labels", "curves")
+    found = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, plan=QUICK)
     names = {row.name for row in found.rows}
-    assert names == {"base detector", *(f"{name}, {shot} shot" for name in only for shot in (1, 2))}
+    assert names == {
+        "base detector",
+        *(f"{name}, {shot} shot" for name in only[:3] for shot in (1, 2)),
+        *(f"{name}, 2 shot, {step} steps" for name in only[:2] for step in (1, 2)),
+    }
     row = next(row for row in found.rows if (row.name, row.metric) == ("replay, 2 shot", "novel AP50"))
     assert row.seeds == 2
     assert found.memory_bytes > 0
     assert (tmp_path / "out" / "results.json").is_file()
     monkeypatch.setattr(FineTuning, "tune", None)
     monkeypatch.setattr(BaseTraining, "train", None)
-    again = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, settings=QUICK)
+    again = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, plan=QUICK)
     assert [(r.name, r.metric, r.ours) for r in again.rows] == [(r.name, r.metric, r.ours) for r in found.rows]
 
 
@@ -73,7 +83,7 @@ def test_mistakes(tmp_path: Path) -> None:
     for options, expected in (
         ({"seeds": 0, "data": tmp_path, "only": ()}, "seeds is 0"),
         ({"seeds": 1, "data": tmp_path, "only": ()}, "expected a folder with voc_subset/train.json"),
-        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected some of base, finetune"),
+        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected some of base, curves, finetune"),
     ):
         with pytest.raises(ValueError, match=expected):
             voc_subset.reproduce(out=tmp_path / "out", **options)  # type: ignore[arg-type]

@@ -1,0 +1,338 @@
+"""FewShot: base classes from many boxes, then new ones from K boxes each, by several methods from one detector."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from ..core.batch import Batch
+from ..core.checkpoint import Progress
+from ..core.protocols.metrics import harmonic_mean
+from ..core.protocols.seeding import generator_at
+from ..core.reporting import Results
+from ..core.reporting.results import replacing
+from ..core.training import new_accelerator
+from .adapter import DetectionAdapter
+from .base import BaseTraining
+from .data import DetectionSet
+from .detector import Detections, Detector
+from .evaluation import METRICS, detect, judge, judge_voc
+from .faster_rcnn import FasterRCNN
+from .memory import ROIMemory
+from .proposals import Proposals
+from .regions import extract, stream
+from .shots import Shots
+from .tuning import FineTuning, Method
+
+SHUFFLED = "replay, shuffled labels"
+ROWS: dict[str, Method] = {
+    "finetune": "finetune",
+    "tfa": "tfa",
+    "classic": "classic",
+    "replay": "replay",
+    "distill": "distill",
+    "gaussian": "gaussian",
+    SHUFFLED: "replay",
+}
+"""The methods, and a control: replay whose memory has the labels of its objects exchanged at random."""
+BASE = "base"
+CURVES = "curves"
+GROUPS = ("base", "novel", "all")
+REHEARSAL = 100
+"""The seed of the boxes that learning rates are chosen with."""
+
+
+@dataclass(frozen=True)
+class FewShot:
+    """What is done, and how much of it.
+
+    Attributes:
+        detector: the architecture.
+        base: how the base classes are learned.
+        tuning: how new ones are; method and learning rate are chosen by the table.
+        shots: the numbers of boxes, K.
+        learning_rates: that are tried for every method and K.
+        objects: regions of objects in a memory, the same number of every class,
+        background: and of background.
+        moments: steps at which curves are read,
+        curve_shot: with this many boxes.
+        mixed_precision: of the base training, as accelerate knows it.
+        pooled: keep the pooled proposals of the images to judge on, so that these pass the backbone once; it takes
+            ``proposals`` x ``channels`` x ``pool`` x ``pool`` x 2 bytes for each.
+        voc: judge by VOC's own AP50 as well.
+    """
+
+    detector: FasterRCNN = FasterRCNN()  # noqa: RUF009 (immutable)
+    base: BaseTraining = BaseTraining()  # noqa: RUF009
+    tuning: FineTuning = FineTuning()  # noqa: RUF009
+    shots: tuple[int, ...] = (1, 2, 3, 5, 10)
+    learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    objects: int = 1800
+    background: int = 900
+    moments: tuple[int, ...] = (10, 25, 50, 100, 200)
+    curve_shot: int = 5
+    mixed_precision: Literal["no", "fp16", "bf16"] = "no"
+    pooled: bool = False
+    voc: bool = False
+
+
+class Table:
+    """The parts of a table, each made once and kept in ``out``, so that a run that was stopped goes on.
+
+    Every method learns from the same boxes, with the same number of steps, from the same detector. Its learning rate is
+    the one with the best harmonic mean of base and novel AP50 on the validation images, with boxes of another seed.
+
+    Args:
+        plan: what is done.
+        base: names of the base classes,
+        novel: and of the new ones.
+        train: images with boxes of all classes, to learn from,
+        validation: to choose learning rates on,
+        test: and to be judged on.
+        draw: the boxes for a K and a seed.
+        out: folder; a detector that knows the base classes is taken from its folder ``base``, if there is one.
+    """
+
+    def __init__(
+        self,
+        plan: FewShot,
+        base: Sequence[str],
+        novel: Sequence[str],
+        train: DetectionSet,
+        validation: DetectionSet,
+        test: DetectionSet,
+        out: Path,
+        draw: Callable[[int, int], Shots] | None = None,
+    ) -> None:
+        self.plan, self.base, self.novel, self.out = plan, tuple(base), tuple(novel), out
+        every = [*base, *novel]
+        self.train, self.validation, self.test = (part.of(every, empty=True) for part in (train, validation, test))
+        self.draw = draw or (lambda shot, seed: Shots.draw(self.train, self.novel, shot, seed))
+        self.adapter = self._base()
+        self._proposed: dict[str, Proposals] = {}
+        self._filled: dict[str, ROIMemory] = {}
+        self._last: tuple[tuple[int, int], Start] | None = None
+
+    def before(self) -> dict[str, float]:
+        """The figures of the base classes before anything new is learned."""
+        path = self.out / "base.json"
+        if not path.is_file():
+            _write(path, self._judge(self.test, self.adapter.detector, self.base))
+        return _read(path)
+
+    def cell(self, name: str, shot: int, seed: int) -> dict[str, float]:
+        """The figures of base, novel and all classes on the test images, seconds, and bytes of the memory."""
+        return self._run(name, shot, seed, self.rate(name, shot), self.test)
+
+    def rate(self, name: str, shot: int) -> float:
+        """The learning rate that is chosen on the validation images."""
+        if name == SHUFFLED:
+            return self.rate("replay", shot)
+        rates = self.plan.learning_rates
+        if len(rates) == 1:
+            return rates[0]
+        tried = [self._run(name, shot, REHEARSAL, lr, self.validation)["harmonic AP50"] for lr in rates]
+        return rates[tried.index(max(tried))]
+
+    def curve(self, name: str, shot: int, seed: int) -> dict[str, float]:
+        """Base and novel AP50 on the test images after some steps, and the seconds until then."""
+        path = self.out / "curves" / f"{name}-{shot}-{seed}.json"
+        if not path.is_file():
+            lr, start = self.rate(name, shot), self._start(shot, seed)
+            detector = copy.deepcopy(start.detector)
+            found: dict[str, float] = {}
+            looking = 0.0
+
+            def look(progress: Progress) -> None:
+                nonlocal looking
+                if progress.step in self.plan.moments:
+                    began = time.perf_counter()
+                    groups = self._judge(self.test, detector)
+                    found.update({f"{group} {progress.step}": groups[f"{group} AP50"] for group in GROUPS})
+                    found[f"seconds {progress.step}"] = progress.seconds - looking
+                    looking += time.perf_counter() - began
+
+            self._tune(name, lr, detector, start, seed, on_step_end=look)
+            _write(path, found)
+        return _read(path)
+
+    def _run(self, name: str, shot: int, seed: int, lr: float, judged: DetectionSet) -> dict[str, float]:
+        where = "test" if judged is self.test else "validation"
+        path = self.out / "cells" / where / f"{name.replace(', ', '-').replace(' ', '-')}-{shot}-{seed}-{lr:g}.json"
+        if not path.is_file():
+            start = self._start(shot, seed)
+            detector = copy.deepcopy(start.detector)
+            began = time.process_time()
+            memory = self._tune(name, lr, detector, start, seed)
+            seconds = start.seconds + time.process_time() - began
+            held = 0.0 if memory is None else float(memory.nbytes)
+            _write(path, {**self._judge(judged, detector), "seconds": seconds, "bytes": held})
+        return _read(path)
+
+    def _tune(
+        self, name: str, lr: float, detector: Detector, start: Start, seed: int, **options: Any
+    ) -> ROIMemory | None:
+        """Teaches ``detector`` by a method; returns the memory it used."""
+        tuning = replace(self.plan.tuning, method=ROWS[name], lr=lr)
+        memory = copy.deepcopy(self._memories()[name]) if tuning.replays else None
+        tuning.tune(detector, start.few, memory, rows=start.rows, seed=seed, progress_bar=False, **options)
+        return memory
+
+    def _judge(
+        self, judged: DetectionSet, detector: Detector, classes: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        found = self._found(judged, detector)
+        judged = judged if classes is None else judged.of(classes, empty=True)
+        precision = judge(judged, found)
+        figures = {
+            f"{group} {metric}": value
+            for metric in METRICS
+            for group, value in precision.groups(self.base, metric).items()
+        }
+        figures["harmonic AP50"] = harmonic_mean(figures["base AP50"], figures["novel AP50"])
+        if self.plan.voc:
+            own = judge_voc(judged, found).groups(self.base)
+            figures |= {f"{group} VOC AP50": value for group, value in own.items()}
+        return {name: value for name, value in figures.items() if value == value}
+
+    def _found(self, judged: DetectionSet, detector: Detector) -> list[Detections]:
+        if not self.plan.pooled:
+            return detect(detector, judged)
+        where = "test" if judged is self.test else "validation"
+        if where not in self._proposed:
+            self._proposed[where] = Proposals.of(self.adapter.detector, judged)
+        return self._proposed[where].found(detector)
+
+    # -- made once ----------------------------------------------------------------------------------------------------
+
+    def _base(self) -> DetectionAdapter:
+        folder = self.out / "base"
+        if (folder / "manifest.json").is_file():
+            adapter = DetectionAdapter.load(folder)
+            if adapter.classes != list(self.base):
+                raise ValueError(f"{folder} knows the classes {adapter.classes}; expected {list(self.base)}")
+            return adapter
+        accelerator = new_accelerator(mixed_precision=self.plan.mixed_precision)
+        detector = self.plan.detector.build(len(self.base)).to(accelerator.device)
+        torch.manual_seed(0)
+        run = self.out / "base-run"
+        learned = self.train.of(self.base)
+        self.plan.base.train(detector, learned, accelerator=accelerator, out=run, resume=True, save_every=250)
+        adapter = DetectionAdapter(self.plan.detector, detector, self.base)
+        adapter.save(folder)
+        return adapter
+
+    def _memories(self) -> dict[str, ROIMemory]:
+        """The memory of every method that has one, filled from the base classes of all training images."""
+        if not self._filled:
+            detector = self.adapter.detector
+            for name, method in ROWS.items():
+                tuning = replace(self.plan.tuning, method=method)
+                memory = tuning.new_memory(self.plan.objects, self.plan.background, fingerprint=detector.fingerprint())
+                if memory is not None:
+                    self._filled[name] = memory
+            for rows in stream(detector, self.train.of(self.base)):
+                for memory in self._filled.values():
+                    memory.add(rows)
+            self._filled[SHUFFLED].shuffle_labels(generator_at(0, "shuffle"))
+        return self._filled
+
+    def _start(self, shot: int, seed: int) -> Start:
+        """What all methods start from, for some boxes."""
+        if self._last is None or self._last[0] != (shot, seed):
+            shots = self.draw(shot, seed)
+            shots.save(self.out / "shots" / f"{shot}-{seed}.json")
+            detector = copy.deepcopy(self.adapter.detector)
+            detector.grow(len(self.novel), generator_at(seed, "grow"))
+            few = shots.of(self.train, [*self.base, *self.novel])
+            began = time.process_time()
+            rows = extract(detector, few, passes=self.plan.tuning.passes, seed=seed)
+            self._last = (shot, seed), Start(detector, few, rows, time.process_time() - began)
+        return self._last[1]
+
+
+@dataclass(frozen=True)
+class Start:
+    """What all methods start from.
+
+    Attributes:
+        detector: the base detector, with a place for the new classes.
+        few: the images with K boxes of each.
+        rows: their regions.
+        seconds: that it took to extract these.
+    """
+
+    detector: Detector
+    few: DetectionSet
+    rows: Batch
+    seconds: float
+
+
+def fill_in(
+    results: Results,
+    table: Table,
+    seeds: int,
+    only: Sequence[str] = (),
+    *,
+    metrics: Sequence[str] = ("AP50",),
+    published: Mapping[tuple[str, str], float] | None = None,
+    prefix: str = "",
+) -> None:
+    """Makes the cells of a table, row by row, and adds them to ``results``, which are saved after every row.
+
+    Args:
+        seeds: draws of boxes.
+        only: names of methods; ``base`` for the base detector alone, ``curves`` for AP50 against steps, of fine-tuning
+            and replay; all if empty.
+        metrics: to show.
+        published: figures to compare with, by name of the row and metric.
+        prefix: of the names of the rows.
+    """
+    known = published or {}
+
+    def add(name: str, metric: str, values: Sequence[float]) -> None:
+        results.add(f"{prefix}{name}", metric, values, known.get((name, metric)))
+
+    for metric in metrics:
+        add("base detector", f"base {metric}", [table.before()[f"base {metric}"]])
+    results.save(table.out)
+    for shot in table.plan.shots:
+        for name in ROWS:
+            if only and name not in only:
+                continue
+            cells, row = [table.cell(name, shot, seed) for seed in range(seeds)], f"{name}, {shot} shot"
+            for metric in metrics:
+                for group in GROUPS:
+                    add(row, f"{group} {metric}", [cell[f"{group} {metric}"] for cell in cells])
+            add(row, "seconds", [cell["seconds"] for cell in cells])
+            add(row, "memory MB", [cell["bytes"] / 1e6 for cell in cells])
+            results.config.setdefault("learning_rates", {})[f"{prefix}{row}"] = table.rate(name, shot)
+            results.memory_bytes = max(results.memory_bytes, *(int(cell["bytes"]) for cell in cells))
+            results.save(table.out)
+    if not only or CURVES in only:
+        for name in ("finetune", "replay"):
+            curves = [table.curve(name, table.plan.curve_shot, seed) for seed in range(seeds)]
+            for step in table.plan.moments:
+                row = f"{name}, {table.plan.curve_shot} shot, {step} steps"
+                for group in GROUPS:
+                    add(row, f"{group} AP50", [curve[f"{group} {step}"] for curve in curves])
+                add(row, "seconds", [curve[f"seconds {step}"] for curve in curves])
+            results.save(table.out)
+
+
+def _read(path: Path) -> dict[str, float]:
+    found: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _write(path: Path, values: Mapping[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(values) + "\n", encoding="utf-8")

@@ -1,0 +1,58 @@
+"""Proposals: regions proposed on every image of a set, pooled once, for detectors that differ in their heads alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..core.fingerprint import fingerprint
+from .data import DetectionSet
+from .detector import Detections, Detector, Proposed
+
+
+class Proposals:
+    """What a detector whose backbone and proposals stay as they are sees of a set of images, in half precision.
+
+    To find objects, a detector with the same backbone and the same proposals needs no image any more, whatever its head
+    has learned since. Made by `of`.
+
+    Args:
+        parts: of some images each.
+        fingerprint: of the parts of the detector that they come from.
+    """
+
+    def __init__(self, parts: Sequence[Proposed], fingerprint: str) -> None:
+        self.parts = list(parts)
+        self.fingerprint = fingerprint
+
+    @staticmethod
+    def of(detector: Detector, data: DetectionSet, batch_size: int = 8) -> Proposals:
+        """Proposes on all images of ``data``."""
+        device = next(detector.parameters()).device
+        parts = []
+        for start in range(0, len(data), batch_size):
+            images = [data.image(i).to(device) for i in range(start, min(start + batch_size, len(data)))]
+            part = detector.propose(images)
+            parts.append(Proposed(part.feature.cpu().half(), part.boxes.cpu(), part.counts, part.sizes, part.originals))
+        return Proposals(parts, _names(detector))
+
+    def found(self, detector: Detector) -> list[Detections]:
+        """What ``detector`` finds on every image.
+
+        Raises:
+            ValueError: its backbone, pooler or proposals are other ones.
+        """
+        if _names(detector) != self.fingerprint:
+            raise ValueError(
+                f"the proposals are of a backbone, pooler and proposals {self.fingerprint}; "
+                f"the detector has {_names(detector)}"
+            )
+        return [one for part in self.parts for one in detector.find(part)]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the features and boxes."""
+        return sum(part.feature.nbytes + part.boxes.nbytes for part in self.parts)
+
+
+def _names(detector: Detector) -> str:
+    return fingerprint(detector.part("proposals"), detector.fingerprint())[:16]
