@@ -96,8 +96,13 @@ class Table:
         train: images with boxes of all classes, to learn from,
         validation: to choose learning rates on,
         test: and to be judged on.
-        draw: the boxes for a K and a seed.
         out: folder; a detector that knows the base classes is taken from its folder ``base``, if there is one.
+        published: from K and a seed to boxes that others drew; by default they are drawn from ``train``, as those that
+            learning rates are chosen with always are.
+        listed: the images that published boxes are of.
+
+    Raises:
+        ValueError: the detector in ``base`` knows other classes.
     """
 
     def __init__(
@@ -109,12 +114,13 @@ class Table:
         validation: DetectionSet,
         test: DetectionSet,
         out: Path,
-        draw: Callable[[int, int], Shots] | None = None,
+        published: Callable[[int, int], Shots] | None = None,
+        listed: DetectionSet | None = None,
     ) -> None:
         self.plan, self.base, self.novel, self.out = plan, tuple(base), tuple(novel), out
         every = [*base, *novel]
         self.train, self.validation, self.test = (part.of(every, empty=True) for part in (train, validation, test))
-        self.draw = draw or (lambda shot, seed: Shots.draw(self.train, self.novel, shot, seed))
+        self.published, self.listed = published, (listed or train).of(every, empty=True)
         self.adapter = self._base()
         self._proposed: dict[str, Proposals] = {}
         self._filled: dict[str, ROIMemory] = {}
@@ -247,11 +253,14 @@ class Table:
     def _start(self, shot: int, seed: int) -> Start:
         """What all methods start from, for some boxes."""
         if self._last is None or self._last[0] != (shot, seed):
-            shots = self.draw(shot, seed)
+            if self.published is None or seed == REHEARSAL:
+                shots = Shots.draw(self.train, self.novel, shot, seed)
+            else:
+                shots = self.published(shot, seed)
             shots.save(self.out / "shots" / f"{shot}-{seed}.json")
             detector = copy.deepcopy(self.adapter.detector)
             detector.grow(len(self.novel), generator_at(seed, "grow"))
-            few = shots.of(self.train, [*self.base, *self.novel])
+            few = shots.of(self.listed, [*self.base, *self.novel])
             began = time.process_time()
             rows = extract(detector, few, passes=self.plan.tuning.passes, seed=seed)
             self._last = (shot, seed), Start(detector, few, rows, time.process_time() - began)
@@ -273,6 +282,25 @@ class Start:
     few: DetectionSet
     rows: Batch
     seconds: float
+
+
+def check(seeds: int, only: Sequence[str], more: Sequence[str] = ()) -> None:
+    """Whether these can be asked for.
+
+    Args:
+        seeds: draws of boxes.
+        only: names, see `fill_in`,
+        more: and of what else there is.
+
+    Raises:
+        ValueError: an unknown name, or no seed.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; expected at least 1")
+    known = [*more, BASE, CURVES, *ROWS]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise ValueError(f"only is {unknown[0]!r}; expected some of {', '.join(known)}")
 
 
 def fill_in(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,9 +132,22 @@ class Shots:
         return shots
 
 
-def read_published(root: str | Path, data: DetectionSet, classes: Sequence[str], shot: int, seed: int = 0) -> Shots:
-    """The published lists of images of FSRW and TFA for Pascal VOC: files ``box_5shot_bus_train.txt``, in the folder
-    ``seed3`` for seeds above 0, one path of an image per line.
+VOC_LISTS = "box_{shot}shot_{name}_train.txt"
+COCO_LISTS = "full_box_{shot}shot_{name}_trainval.txt"
+
+
+def read_published(
+    root: str | Path,
+    data: DetectionSet,
+    classes: Sequence[str],
+    shot: int,
+    seed: int = 0,
+    *,
+    pattern: str = VOC_LISTS,
+    names: Mapping[str, str] | None = None,
+) -> Shots:
+    """The published lists of images of FSRW and TFA for Pascal VOC and of FSRW for COCO: files such as
+    ``box_5shot_bus_train.txt``, in the folder ``seed3`` for seeds above 0, one path of an image per line.
 
     All boxes of the class on the listed images are candidates, in the order of the list. Where they are more than K, K
     of them are drawn by the seed; which ones the publications drew is not known.
@@ -143,6 +155,8 @@ def read_published(root: str | Path, data: DetectionSet, classes: Sequence[str],
     Args:
         root: the folder, or its zip file.
         data: the data set that the images are of, by the names of their files.
+        pattern: of the names of the files: ``VOC_LISTS`` or ``COCO_LISTS``.
+        names: what a class is called in the names of the files, where that is not its name in ``data``.
 
     Raises:
         FileNotFoundError: there is no such list.
@@ -153,7 +167,7 @@ def read_published(root: str | Path, data: DetectionSet, classes: Sequence[str],
     for name in classes:
         label = data.classes.index(name)
         found: list[tuple[str, int]] = []
-        for line in _lines(Path(root), f"box_{shot}shot_{name}_train.txt", seed):
+        for line in _lines(Path(root), pattern.format(shot=shot, name=(names or {}).get(name, name)), seed):
             picture = by_stem.get(Path(line).stem)
             if picture is None:
                 raise ValueError(f"{line} is listed for {name!r} but not among the {len(data)} images of the data")
@@ -172,9 +186,8 @@ def _lines(root: Path, name: str, seed: int) -> Iterator[str]:
         text = (root / inner).read_text(encoding="utf-8")
     else:
         with zipfile.ZipFile(root) as archive:
-            pattern = re.compile(rf"(?:[^/]+/)?{re.escape(inner)}")
-            inside = next((path for path in archive.namelist() if pattern.fullmatch(path)), None)
-            if inside is None:
+            found = [path for path in archive.namelist() if f"/{path}".endswith(f"/{inner}")]
+            if not found:
                 raise FileNotFoundError(f"{root} has no {inner}")
-            text = archive.read(inside).decode()
+            text = archive.read(min(found, key=lambda path: path.count("/"))).decode()  # not those of another seed
     return filter(None, map(str.strip, text.splitlines()))

@@ -18,8 +18,7 @@ from ...core.reporting import Results
 from ..base import BaseTraining
 from ..coco import Coco
 from ..faster_rcnn import FasterRCNN
-from ..few_shot import BASE as BASE_ALONE
-from ..few_shot import CURVES, ROWS, FewShot, Table, fill_in
+from ..few_shot import FewShot, Table, check, fill_in
 from ..tuning import FineTuning
 
 BASE = ("person", "car", "cat", "dog", "horse", "sheep", "train", "chair", "pottedplant")
@@ -72,11 +71,7 @@ def reproduce(
         ValueError: there are no data, or an unknown name.
     """
     count = 3 if seeds is None else seeds
-    if count < 1:
-        raise ValueError(f"seeds is {seeds}; expected at least 1")
-    unknown = [name for name in only if name not in (*ROWS, BASE_ALONE, CURVES)]
-    if unknown:
-        raise ValueError(f"only is {unknown[0]!r}; expected some of {BASE_ALONE}, {CURVES}, {', '.join(ROWS)}")
+    check(count, only)
     if data is None or not Path(data, "voc_subset", "train.json").is_file():
         raise ValueError(f"data is {str(data)!r}; expected a folder with voc_subset/train.json and weights_vision")
     folder = Path(data, "voc_subset")

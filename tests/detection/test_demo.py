@@ -25,11 +25,22 @@ def test_a_seed_from_rehearsal_to_figures(start: demo.Start) -> None:
     assert set(start.rows["label"].tolist()) == {-1, *range(6)}
     rehearsal = demo.rehearse(start, 0)
     assert {name: len(values) for name, values in rehearsal.items()} == {"finetune": 2, "classic": 2, "replay": 2}
-    found = demo.measure(start, dict.fromkeys(demo.SHOWN, 0.01), 0)
+    found = demo.measure(start, dict.fromkeys((*demo.SHOWN, demo.FOR_NOVEL), 0.01), 0)
+    assert found[demo.FOR_NOVEL] == found["finetune"]
     assert found["finetune"]["bytes"] == 0
     assert found["replay"]["bytes"] > 0
-    assert set(found) == {"before", "finetune", "classic", "replay", demo.SHUFFLED}
+    assert set(found) == {"before", "finetune", demo.FOR_NOVEL, "classic", "replay", demo.SHUFFLED}
     assert all(0 <= of_method["base"] <= 100 for of_method in found.values())
+
+
+def test_the_best_learning_rate_depends_on_what_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "LEARNING_RATES", (0.1, 0.2, 0.3))
+    rehearsals: list[demo.Rehearsal] = [
+        {"finetune": [{"novel": n, "harmonic": h} for n, h in values]}
+        for values in (((1, 5), (4, 4), (2, 0)), ((1, 5), (2, 4), (3, 0)))
+    ]
+    assert demo.best(rehearsals, "finetune", "harmonic") == 0.1
+    assert demo.best(rehearsals, "finetune", "novel") == 0.2
 
 
 def test_handwriting_is_learned_from_or_judged_on(start: demo.Start) -> None:
@@ -49,7 +60,10 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     demo.demo(tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     ours = {(row["name"], row["metric"]): row["ours"] for row in rows}
-    assert ours["replay", "base"] > ours["finetune", "base"] + 20
+    # the same learning rate serves old and new digits only where there is a memory
+    assert ours["replay", "base"] > ours[demo.FOR_NOVEL, "base"] + 20
+    assert ours["replay", "novel"] > ours[demo.FOR_NOVEL, "novel"]
+    assert ours["replay", "base"] > ours["finetune", "base"]
     assert ours["replay", "base"] > 0.98 * ours["before", "base"]
     assert ours["replay", "novel"] > ours["finetune", "novel"]
     assert ours["replay", "all"] > ours[demo.SHUFFLED, "all"]
