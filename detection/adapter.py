@@ -19,7 +19,6 @@ from .data import DetectionSet
 from .detector import Detections
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
-from .predictors import CosinePredictor
 from .regions import extract
 from .torchvision_detector import TorchvisionDetector
 from .tuning import FineTuning
@@ -169,7 +168,7 @@ class DetectionAdapter:
         meta = {
             "kind": KIND,
             "architecture": {**asdict(self.architecture), "weights": None},
-            "cosines": isinstance(self.detector.part("predictor"), CosinePredictor),
+            "cosines": self.detector.cosines,
             "logits": self.detector.classes,
             "classes": {str(number): name for number, name in self.names.items()},
             "base": self.base,

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..core.batch import Batch
+from ..core.fingerprint import fingerprint
 from ..core.mixers.view import View, columns_of, on_device
 from ..core.stores import Rows
 from .memory import BACKGROUND
+from .predictors import CosineScores, drop, grow, use_cosines
 
 Images: TypeAlias = Mapping[str, list[Tensor]]
 """A batch of images: ``image`` (3, H, W), uint8 or floats in [0, 1]; and where they are learned from ``boxes`` (N, 4),
 x1, y1, x2, y2 in pixels, ``label`` (N,), the class, and ``id`` (), the image. Each a list with an entry per image."""
 
 Part: TypeAlias = Literal["backbone", "proposals", "head", "predictor"]
+Tap: TypeAlias = Literal["pooled", "head"]
 PARTS: tuple[Part, ...] = ("backbone", "proposals", "head", "predictor")
 """The parts of a detector, in the order in which an image passes them."""
 
@@ -86,10 +89,26 @@ class Detector(nn.Module):
 
     classes: int
     """Number of classes, those forgotten included."""
+    heads: Any
+    """Pools regions, describes them and judges them; has the attribute ``tap``."""
+    background_last: ClassVar[bool] = False
+    """Whether the background has the last score of the predictor, or the first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.frozen: tuple[Part, ...] = ()
+
+    @property
+    def tap(self) -> Tap:
+        """Where the features of rows are taken: ``pooled``, before the box head, or ``head``, after it. The latter are
+        smaller; they go stale with the first step that the box head learns, so that `freeze` then insists on it.
+        """
+        found: Tap = self.heads.tap
+        return found
+
+    @tap.setter
+    def tap(self, value: Tap) -> None:
+        self.heads.tap = value
 
     # -- what a backend says ----------------------------------------------------------------------------------------
 
@@ -123,24 +142,45 @@ class Detector(nn.Module):
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Adds classes to the predictor; the weights of those there are stay as they are."""
-        raise TypeError(f"{type(self).__name__} must override grow")
+        grow(self.part("predictor"), classes, generator, background_last=self.background_last)
 
     def drop(self, label: int) -> None:
         """Erases what the predictor knows of a class, which is then never predicted. Its place stays empty."""
-        raise TypeError(f"{type(self).__name__} must override drop")
+        drop(self.part("predictor"), label, background_last=self.background_last)
 
     def use_cosines(self) -> None:
-        """Turns the predictor into one whose scores are cosines, with the same weights."""
-        raise TypeError(f"{type(self).__name__} has no predictor with cosines")
+        """Turns the scores of the predictor into cosines, with the same weights, if they are none."""
+        use_cosines(self.part("predictor"))
+
+    @property
+    def cosines(self) -> bool:
+        """Whether the scores of the predictor are cosines."""
+        return isinstance(self.part("predictor").cls_score, CosineScores)
 
     @property
     def pooled_shape(self) -> tuple[int, ...]:
-        """Shape of the feature of a region."""
+        """Shape of a pooled region."""
         raise TypeError(f"{type(self).__name__} must override pooled_shape")
 
+    def pooled_by(self) -> str:
+        """Describes all that pooled features depend on besides the weights of the backbone."""
+        raise TypeError(f"{type(self).__name__} must override pooled_by")
+
+    @property
+    def feature_shape(self) -> tuple[int, ...]:
+        """Shape of the feature of a row, which depends on the `tap`."""
+        if self.tap == "pooled":
+            return self.pooled_shape
+        scores = self.part("predictor").cls_score
+        assert isinstance(scores, nn.Linear)
+        return (scores.in_features,)
+
     def fingerprint(self) -> str:
-        """Names the backbone, with its weights, and the pooler: regions of another one do not fit."""
-        raise TypeError(f"{type(self).__name__} must override fingerprint")
+        """Names all that the features of rows depend on, the backbone with its weights and the pooler, and the box head
+        if they are taken after it: regions of another one do not fit.
+        """
+        behind = [] if self.tap == "pooled" else [fingerprint(self.part("head"))]
+        return fingerprint(self.part("backbone"), self.pooled_by(), *behind)[:16]
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
         """What is on images (3, H, W), uint8 or floats in [0, 1]."""
@@ -172,11 +212,15 @@ class Detector(nn.Module):
         """Learns nothing any more in these parts, which stay in evaluation mode; all others learn.
 
         Raises:
-            ValueError: there is no such part.
+            ValueError: there is no such part; or the box head would learn, though rows are taken after it.
         """
         for name in parts:
             if name not in PARTS:
                 raise ValueError(f"parts has {name!r}; expected some of {', '.join(PARTS)}")
+        if self.tap == "head" and not {"backbone", "head"} <= set(parts):
+            raise ValueError(
+                f"tap is 'head' and parts is {parts}; expected backbone and head to be frozen, or rows would go stale"
+            )
         self.frozen = tuple(name for name in PARTS if name in parts)
         for name in PARTS:
             self.part(name).requires_grad_(name not in parts)

@@ -122,6 +122,7 @@ class Table:
         self.train, self.validation, self.test = (part.of(every, empty=True) for part in (train, validation, test))
         self.published, self.listed = published, (listed or train).of(every, empty=True)
         self.adapter = self._base()
+        self.adapter.detector.tap = plan.tuning.tap
         self._proposed: dict[str, Proposals] = {}
         self._filled: dict[str, ROIMemory] = {}
         self._last: tuple[tuple[int, int], Start] | None = None

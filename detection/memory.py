@@ -15,7 +15,6 @@ from ..core.selection import ClassBalanced, Selector, Uniform
 from ..core.stores import GaussianStore, Growable, Half, Rows, Store
 from ..core.stores.files import read_save, write_save
 from ..core.stores.keeping import Reservoir
-from ..core.stores.spec import build
 
 BACKGROUND = -1
 """The label of a region without object. Detectors number it differently, and some renumber it with every new class."""
@@ -136,7 +135,7 @@ class ROIMemory:
         if self._shape and tuple(shape) != self._shape:
             raise ValueError(
                 f"the memory holds features of shape {self._shape}; the detector pools {tuple(shape)}: "
-                "they differ in channels or in the resolution of the pooler"
+                "they differ in channels, in the resolution of the pooler or in the tap"
             )
         if self.fingerprint is not None and self.fingerprint != fingerprint:
             raise ValueError(
@@ -267,8 +266,7 @@ class ROIMemory:
         if meta.get("kind") != KIND:
             raise ValueError(f"state is of {meta.get('kind')!r}; expected {KIND!r}")
         for part, store in (("objects", self.objects), ("background", self.background)):
-            own = {n.removeprefix(f"{part}."): t for n, t in tensors.items() if n.startswith(f"{part}.")}
-            store.load_state_dict({"tensors": own, "meta": meta[part]})
+            store.load_state_dict({"tensors": _within(tensors, part), "meta": meta[part]})
         self.positive, self.fingerprint = meta["positive"], meta["fingerprint"]
         self._shape, self._columns = tuple(meta["shape"]), tuple(meta["columns"])
 
@@ -287,8 +285,11 @@ class ROIMemory:
         meta = state["meta"]
         if meta.get("kind") != KIND:
             raise ValueError(f"state is of {meta.get('kind')!r}; expected {KIND!r}")
-        memory = ROIMemory(_blank(meta["objects"]), _blank(meta["background"]))
-        memory.load_state_dict(state)
+        objects, background = (
+            _store(_within(state["tensors"], name), meta[name]) for name in ("objects", "background")
+        )
+        memory = ROIMemory(objects, background, meta["positive"], meta["fingerprint"])
+        memory._shape, memory._columns = tuple(meta["shape"]), tuple(meta["columns"])
         return memory
 
     @staticmethod
@@ -306,12 +307,13 @@ class ROIMemory:
         return f"ROIMemory({self.objects!r}, {self.background!r}, positive={self.positive})"
 
 
-def _blank(meta: Mapping[str, Any]) -> Store | GaussianStore:
-    """An empty store like the one whose state has ``meta``."""
-    if meta["kind"] == "GaussianStore":
-        return GaussianStore(meta["feature"], meta["label"], meta["covariance"], meta["shrinkage"])
-    columns = {name: build(kind, "columns") for name, kind in meta["kinds"].items()}
-    return Store(meta["capacity"], keep=build(meta["keep"], "keep"), columns=columns, seed=meta["seed"])
+def _within(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{part}."): values for n, values in tensors.items() if n.startswith(f"{part}.")}
+
+
+def _store(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Store | GaussianStore:
+    kind: type[Store] | type[GaussianStore] = GaussianStore if meta["kind"] == "GaussianStore" else Store
+    return kind.of_state({"tensors": tensors, "meta": meta})
 
 
 def _cat(parts: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Predictors: the last layers of a box head, grown by new classes, or with cosines in place of products."""
+"""Predictors: the last layers of a box head, grown by new classes, or with cosines for scores."""
 
 from __future__ import annotations
 
@@ -9,47 +9,46 @@ from torch import Tensor, nn
 from .memory import FORGOTTEN
 
 
-class CosinePredictor(nn.Module):
-    """Scores by cosine similarity, boxes by a linear layer; ``scale * cos(w_c, x)`` (Wang et al., Frustratingly Simple
-    Few-Shot Object Detection, ICML 2020, with their scale of 20).
+class CosineScores(nn.Linear):
+    """Scores by cosine similarity, ``scale * cos(w_c, x)``, in place of the linear layer of a predictor (Wang et al.,
+    Frustratingly Simple Few-Shot Object Detection, ICML 2020, with their scale of 20).
+
+    The bias does not learn; it marks classes that were forgotten.
 
     Args:
         width: numbers that describe a region.
-        classes: number of classes; the background is one more, and the first.
+        scores: how many.
         scale: the alpha of the paper.
+
+    >>> layer = CosineScores(3, 2)
+    >>> _ = nn.init.eye_(layer.weight)
+    >>> layer(torch.tensor([[5.0, 0.0, 0.0]])).tolist()
+    [[20.0, 0.0]]
     """
 
-    def __init__(self, width: int, classes: int, scale: float = 20.0) -> None:
-        super().__init__()
+    def __init__(self, width: int, scores: int, scale: float = 20.0) -> None:
+        super().__init__(width, scores)
         self.scale = scale
-        self.cls_score = nn.Linear(width, classes + 1)
-        nn.init.zeros_(self.cls_score.bias)
-        # the bias does not learn; it marks classes that were forgotten
-        self.cls_score.bias.requires_grad_(False)
-        self.bbox_pred = nn.Linear(width, 4 * (classes + 1))
+        del self.bias
+        self.register_buffer("bias", torch.zeros(scores))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Scores (B, C + 1) and box corrections (B, 4 (C + 1)) of regions (B, D)."""
-        x = x.flatten(1)
-        weight = F.normalize(self.cls_score.weight, dim=1)
-        return self.scale * F.linear(F.normalize(x, dim=1), weight) + self.cls_score.bias, self.bbox_pred(x)
+    def forward(self, x: Tensor) -> Tensor:
+        """Scores (B, C) of regions (B, D)."""
+        return self.scale * F.linear(F.normalize(x, dim=1), F.normalize(self.weight, dim=1)) + self.bias
 
-    def requires_grad_(self, requires_grad: bool = True) -> CosinePredictor:
-        super().requires_grad_(requires_grad)
-        self.cls_score.bias.requires_grad_(False)
-        return self
 
-    @staticmethod
-    def of(predictor: nn.Module) -> CosinePredictor:
-        """One that starts with the weights of a linear predictor, as the paper does for the base classes."""
-        scores = predictor.cls_score
-        assert isinstance(scores, nn.Linear)
-        made = CosinePredictor(scores.in_features, scores.out_features - 1).to(scores.weight.device)
-        with torch.no_grad():
-            made.cls_score.weight.copy_(scores.weight)
-            made.cls_score.bias.copy_(torch.where(scores.bias <= FORGOTTEN, scores.bias, 0))
-        made.bbox_pred.load_state_dict(predictor.bbox_pred.state_dict())  # type: ignore[union-attr]
-        return made
+@torch.no_grad()
+def use_cosines(predictor: nn.Module) -> None:
+    """Turns the layer ``cls_score`` of a predictor into `CosineScores`, if it is none. It starts with the same weights,
+    as in the paper for the base classes.
+    """
+    scores = predictor.cls_score
+    assert isinstance(scores, nn.Linear)
+    if not isinstance(scores, CosineScores):
+        made = CosineScores(scores.in_features, scores.out_features).to(scores.weight)
+        made.weight.copy_(scores.weight)
+        made.bias.copy_(torch.where(scores.bias <= FORGOTTEN, scores.bias, 0))
+        predictor.cls_score = made
 
 
 @torch.no_grad()
@@ -104,7 +103,8 @@ def drop(predictor: nn.Module, label: int, *, background_last: bool = False) -> 
 
 def _inserted(layer: nn.Linear, weight: Tensor, bias: Tensor, at: int) -> nn.Linear:
     """``layer`` with rows more, from place ``at`` on."""
-    made = nn.Linear(layer.in_features, layer.out_features + len(weight), device=weight.device, dtype=weight.dtype)
+    kind = CosineScores if isinstance(layer, CosineScores) else nn.Linear
+    made = kind(layer.in_features, layer.out_features + len(weight)).to(weight)
     made.weight.copy_(torch.cat([layer.weight[:at], weight, layer.weight[at:]]))
     made.bias.copy_(torch.cat([layer.bias[:at], bias, layer.bias[at:]]))
     made.weight.requires_grad_(layer.weight.requires_grad)

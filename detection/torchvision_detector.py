@@ -12,10 +12,8 @@ from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from ..core.batch import Batch
-from ..core.fingerprint import fingerprint
 from ..core.scores import gradient_norm
-from .detector import Detections, Detector, Images, Part, Proposed, evaluating, region_rows
-from .predictors import CosinePredictor, drop, grow
+from .detector import Detections, Detector, Images, Part, Proposed, Tap, evaluating, region_rows
 
 _NAMES = {
     "loss_classifier": "loss_cls",
@@ -30,9 +28,11 @@ class TappedRoIHeads(RoIHeads):  # type: ignore[misc]
 
     Attributes:
         sampled: rows for the memory, of the last step in training mode.
+        tap: whether their features are taken before the box head or after it.
     """
 
     sampled: Batch
+    tap: Tap = "pooled"
 
     @staticmethod
     def of(heads: RoIHeads) -> TappedRoIHeads:
@@ -99,7 +99,8 @@ class TappedRoIHeads(RoIHeads):  # type: ignore[misc]
         ]
         sources = [target["id"].reshape(1).expand(len(part)) for target, part in zip(targets, labels, strict=True)]
         label = torch.cat(labels)
-        rows = region_rows(pooled, label - 1, torch.cat(boxes), torch.cat(goals), torch.cat(sources))
+        feature = pooled if self.tap == "pooled" else described
+        rows = region_rows(feature, label - 1, torch.cat(boxes), torch.cat(goals), torch.cat(sources))
         rows["logits"] = logits.detach().float()
         rows["gradient_norm"] = gradient_norm(described.detach().float(), rows["logits"], label)
         return rows, (logits, deltas), labels, corrections
@@ -150,7 +151,8 @@ class TorchvisionDetector(Detector):
 
     def judge(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         heads = self.heads
-        logits, deltas = heads.box_predictor(heads.box_head(rows["feature"].to(heads.box_predictor.cls_score.weight)))
+        feature = rows["feature"].to(heads.box_predictor.cls_score.weight)
+        logits, deltas = heads.box_predictor(heads.box_head(feature) if self.tap == "pooled" else feature)
         places = rows["label"] + 1
         if "proposal" not in rows:
             return {"logits": logits, "loss_cls": F.cross_entropy(logits, places).expand(len(places))}
@@ -196,28 +198,17 @@ class TorchvisionDetector(Detector):
             features = {"0": features}
         return features, self.model.rpn(images, features)[0]
 
-    def grow(self, classes: int, generator: torch.Generator) -> None:
-        grow(self.heads.box_predictor, classes, generator)
-
-    def drop(self, label: int) -> None:
-        drop(self.heads.box_predictor, label)
-
-    def use_cosines(self) -> None:
-        """Turns the predictor into a `CosinePredictor` with the same weights, if it is none."""
-        if not isinstance(self.heads.box_predictor, CosinePredictor):
-            self.heads.box_predictor = CosinePredictor.of(self.heads.box_predictor)
-
     @property
     def pooled_shape(self) -> tuple[int, ...]:
         return (int(self.model.backbone.out_channels), *map(int, self.heads.box_roi_pool.output_size))
 
-    def fingerprint(self) -> str:
+    def pooled_by(self) -> str:
         pool, transform = self.heads.box_roi_pool, self.model.transform
         described = (
             *(pool.featmap_names, tuple(pool.output_size), pool.sampling_ratio),
             *(tuple(transform.min_size), transform.max_size, transform.image_mean, transform.image_std),
         )
-        return fingerprint(self.model.backbone, repr(described))[:16]
+        return repr(described)
 
 
 def _floats(images: Sequence[Tensor]) -> list[Tensor]:

@@ -82,6 +82,7 @@ def train(
     if written == "throughout":
         throughout = ROIMemory.of_rows(objects, background, logits=True, seed=seed)
     base.train(model, learned.of(names), throughout, out=out / "base", **options)
+    model.tap = tuning.tap
     memory = throughout
     if memory is None:
         known = model.fingerprint()

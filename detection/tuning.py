@@ -20,7 +20,7 @@ from ..core.selection import ClassBalanced, Selector, TopScore, Uniform
 from ..core.stores.keeping import Reservoir
 from ..core.training import fit
 from .data import DetectionSet, image_batches
-from .detector import Detector, Part, views
+from .detector import Detector, Part, Tap, views
 from .memory import ROIMemory
 from .regions import extract, unless_known
 from .terms import DetectorLoss, ROIReplay
@@ -62,7 +62,10 @@ class FineTuning:
             is not learned from; null: it is. For the methods that replay regions with their boxes, from regions.
         cached: learn from regions that are extracted once, instead of images; backbone and proposals are frozen then.
         passes: over the images to extract regions, see `extract`.
-        learns: ``head``: box head and predictor, or ``all``: backbone and proposals too, from images.
+        learns: ``head``: box head and predictor; ``predictor`` alone; or ``all``: backbone and proposals too, from
+            images.
+        tap: of the memory, and of the regions that are extracted: before the box head, or, smaller, after it, where
+            the box head does not learn; see `Detector.tap`.
         momentum: of SGD.
         weight_decay: of SGD.
     """
@@ -79,7 +82,8 @@ class FineTuning:
     unmarked: float | None = 0.5
     cached: bool = True
     passes: int = 4
-    learns: Literal["head", "all"] = "head"
+    learns: Literal["predictor", "head", "all"] = "head"
+    tap: Tap = "pooled"
     momentum: float = 0.9
     weight_decay: float = 1e-4
 
@@ -90,6 +94,10 @@ class FineTuning:
             raise ValueError("cached is True and learns is 'all'; regions can be cached only if the backbone is frozen")
         if self.learns == "all" and self.method == "tfa":
             raise ValueError("learns is 'all' and method is 'tfa', which freezes all but the predictor")
+        if self.tap == "head" and "head" not in self.frozen:
+            raise ValueError(
+                f"tap is 'head' and learns is {self.learns!r}; expected 'predictor', or rows would go stale"
+            )
 
     @property
     def replays(self) -> bool:
@@ -99,7 +107,7 @@ class FineTuning:
     @property
     def frozen(self) -> tuple[Part, ...]:
         """The parts that do not learn."""
-        if self.method == "tfa":
+        if self.method == "tfa" or self.learns == "predictor":
             return ("backbone", "proposals", "head")
         return () if self.learns == "all" else ("backbone", "proposals")
 
@@ -157,10 +165,11 @@ class FineTuning:
             raise ValueError(
                 f"data has {len(data.classes)} classes, the detector {detector.classes}; expected grow first"
             )
+        detector.tap = self.tap
         if self.replays:
             if memory is None or not len(memory):
                 raise ValueError(f"memory is {memory!r}; expected one with regions for the method {self.method!r}")
-            memory.check(detector.fingerprint(), detector.pooled_shape)
+            memory.check(detector.fingerprint(), detector.feature_shape)
         old = _classes_in(memory) if self.replays else 0
         if self.cached and rows is None:
             rows = extract(detector, data, passes=self.passes, seed=seed)

@@ -17,9 +17,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...core.batch import Batch
-from ...core.fingerprint import fingerprint
 from ..detector import Detections, Detector, Images, Part, Proposed, evaluating
-from ..predictors import drop, grow
 from .checkpoint import load_checkpoint
 from .heads import ROIMemoryHeads, storage
 
@@ -45,6 +43,8 @@ class Detectron2Detector(Detector):
     Raises:
         ValueError: it is of another kind, or has masks or keypoints.
     """
+
+    background_last = True
 
     def __init__(self, model: nn.Module, min_size: int = 800, max_size: int = 1333) -> None:
         super().__init__()
@@ -170,23 +170,19 @@ class Detectron2Detector(Detector):
         return features, self.model.proposal_generator(images, features)[0]
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
-        grow(self.heads.box_predictor, classes, generator, background_last=True)
+        super().grow(classes, generator)
         self.heads.num_classes += classes
         self.heads.box_predictor.num_classes += classes
-
-    def drop(self, label: int) -> None:
-        drop(self.heads.box_predictor, label, background_last=True)
 
     @property
     def pooled_shape(self) -> tuple[int, ...]:
         channels = self.model.backbone.output_shape()[self.heads.box_in_features[0]].channels
         return (channels, *self.heads.box_pooler.output_size)
 
-    def fingerprint(self) -> str:
+    def pooled_by(self) -> str:
         pooler = [(p.output_size, p.spatial_scale, p.sampling_ratio) for p in self.heads.box_pooler.level_poolers]
         pixels = self.model.pixel_mean.flatten().tolist(), self.model.pixel_std.flatten().tolist()
-        described = repr((self.heads.box_in_features, pooler, pixels, self.min_size, self.max_size))
-        return fingerprint(self.model.backbone, described)[:16]
+        return repr((self.heads.box_in_features, pooler, pixels, self.min_size, self.max_size))
 
     def _inputs(self, batch: Images) -> list[dict[str, Any]]:
         """Images as detectron2 takes them."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...core.batch import Batch
 from ...core.scores import gradient_norm
-from ..detector import region_rows
+from ..detector import Tap, region_rows
 from ..memory import BACKGROUND, ROIMemory
 
 
@@ -32,6 +32,7 @@ class ROIMemoryHeads(StandardROIHeads):  # type: ignore[misc]
         memory: what to recall from, or None.
         replay: regions to recall per step.
         sampled: rows for a memory, of the last step in training mode.
+        tap: whether the features of rows are taken before the box head or after it.
         sources: numbers of the images of the next step, for these rows; their places in the batch where it is None.
 
     Raises:
@@ -39,6 +40,7 @@ class ROIMemoryHeads(StandardROIHeads):  # type: ignore[misc]
     """
 
     sampled: Batch
+    tap: Tap = "pooled"
 
     @configurable  # type: ignore[untyped-decorator]
     def __init__(self, **options: Any) -> None:
@@ -98,7 +100,7 @@ class ROIMemoryHeads(StandardROIHeads):  # type: ignore[misc]
         source = torch.cat([classes.new_full((len(part),), i) for i, part in zip(numbers, chosen, strict=True)])
         boxes = torch.cat([part.proposal_boxes.tensor for part in chosen])
         goals = torch.cat([(part.gt_boxes if part.has("gt_boxes") else part.proposal_boxes).tensor for part in chosen])
-        rows = region_rows(pooled, label, boxes, goals, source)
+        rows = region_rows(pooled if self.tap == "pooled" else described, label, boxes, goals, source)
         rows["logits"] = background_first(predictions[0]).detach().float()
         rows["gradient_norm"] = gradient_norm(described.detach().float(), rows["logits"], label + 1)
         return chosen, predictions, rows
@@ -108,7 +110,8 @@ class ROIMemoryHeads(StandardROIHeads):  # type: ignore[misc]
         the background first. Regions without boxes have no ``loss_box_reg``.
         """
         predictor = self.box_predictor
-        predictions = predictor(self.box_head(rows["feature"].to(predictor.cls_score.weight)))
+        feature = rows["feature"].to(predictor.cls_score.weight)
+        predictions = predictor(self.box_head(feature) if self.tap == "pooled" else feature)
         label = rows["label"]
         # any box will do where there is none, since what it leads to is left out
         unit = torch.tensor([0.0, 0.0, 1.0, 1.0], device=label.device).expand(len(label), 4)

@@ -9,7 +9,6 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import box_iou
 
 from memreplay.detection.data import DetectionSet
-from memreplay.detection.predictors import CosinePredictor
 from memreplay.detection.torchvision_detector import TappedRoIHeads, TorchvisionDetector
 
 from .conftest import TINY, batch_of
@@ -205,10 +204,12 @@ def test_cosines(detector: TorchvisionDetector, scenes: DetectionSet) -> None:
     assert torch.equal(deltas, boxes)
     detector.freeze("backbone", "proposals", "head")
     assert not detector.heads.box_predictor.cls_score.bias.requires_grad
-    predictor = detector.heads.box_predictor
+    layer = detector.heads.box_predictor.cls_score
     detector.use_cosines()
-    assert detector.heads.box_predictor is predictor
-    assert isinstance(predictor, CosinePredictor)
+    assert detector.heads.box_predictor.cls_score is layer
+    detector.grow(1, torch.Generator().manual_seed(0))
+    assert torch.equal(detector.heads.box_predictor(described)[0][:, :4], logits)
+    assert detector.cosines
 
 
 def test_fingerprint_is_of_backbone_and_pooler(detector: TorchvisionDetector) -> None:
@@ -222,6 +223,24 @@ def test_fingerprint_is_of_backbone_and_pooler(detector: TorchvisionDetector) ->
     with torch.no_grad():
         next(detector.model.backbone.parameters()).add_(1e-3)
     assert detector.fingerprint() != before
+
+
+def test_rows_may_be_taken_after_a_box_head_that_is_frozen(detector: TorchvisionDetector, scenes: DetectionSet) -> None:
+    pooled, known = detector.regions(batch_of(scenes, 0)), detector.fingerprint()
+    detector.tap = "head"
+    torch.manual_seed(0)
+    rows = detector.regions(batch_of(scenes, 0))
+    assert rows["feature"].shape[1:] == detector.feature_shape == (TINY.head,)
+    assert torch.equal(detector.judge(rows)["logits"], rows["logits"])
+    assert pooled["feature"].shape[1:] == detector.pooled_shape
+    assert detector.fingerprint() != known
+    before = detector.fingerprint()
+    with torch.no_grad():
+        detector.heads.box_head.fc6.weight.add_(1e-3)
+    assert detector.fingerprint() != before
+    detector.freeze("backbone", "proposals", "head")
+    with pytest.raises(ValueError, match=r"tap is 'head' and parts is .*expected backbone and head to be frozen"):
+        detector.freeze("backbone", "proposals")
 
 
 def test_other_detectors_are_refused() -> None:
