@@ -40,7 +40,7 @@ PLAN = FewShot(
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     ),
-    BaseTraining(steps=3500, lr=0.0004, optimizer="adamw", weight_decay=0.05),
+    BaseTraining(steps=2400, lr=0.0004, optimizer="adamw", weight_decay=0.05),
     FineTuning(steps=200),
     shots=(1, 3, 5, 10),
     mixed_precision="bf16",
