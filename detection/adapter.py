@@ -16,11 +16,10 @@ from ..core.protocols.seeding import generator_at
 from ..core.stores import Store
 from ..core.stores.files import read_save, write_save
 from .data import DetectionSet
-from .detector import Detections
+from .detector import Detections, Detector
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
 from .regions import extract
-from .torchvision_detector import TorchvisionDetector
 from .tuning import FineTuning
 
 KIND = "memreplay detection adapter"
@@ -45,7 +44,7 @@ class DetectionAdapter:
     def __init__(
         self,
         architecture: FasterRCNN,
-        detector: TorchvisionDetector,
+        detector: Detector,
         names: Sequence[str],
         memory: ROIMemory | None = None,
     ) -> None:
@@ -111,7 +110,7 @@ class DetectionAdapter:
         every = [names.get(number, f"(forgotten {number})") for number in range(1 + max(names))]
         return DetectionSet(every, [replace(p, labels=places[p.labels]) for p in data.pictures], data.files)
 
-    def _remember(self, detector: TorchvisionDetector, data: DetectionSet) -> None:
+    def _remember(self, detector: Detector, data: DetectionSet) -> None:
         """Takes the objects of ``data`` into the memory, which grows so that the old ones keep their room."""
         assert self.memory is not None
         rows = extract(detector, data)

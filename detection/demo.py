@@ -28,13 +28,13 @@ from ..core.reporting import Results
 from . import shots as split
 from .base import BaseTraining
 from .data import DetectionSet
+from .detector import Detector
 from .evaluation import detect, judge
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
 from .predict import drawn
 from .regions import extract, fill
 from .scenes import digit_scenes
-from .torchvision_detector import TorchvisionDetector
 from .tuning import FineTuning, Method
 
 DETECTORS = range(2)
@@ -80,7 +80,7 @@ class Start:
     """
 
     digits: list[int]
-    detector: TorchvisionDetector
+    detector: Detector
     rows: Batch
     scenes: tuple[DetectionSet, DetectionSet, DetectionSet]
 
@@ -115,7 +115,7 @@ class Shots:
         rows: their regions.
     """
 
-    detector: TorchvisionDetector
+    detector: Detector
     data: DetectionSet
     rows: Batch
 
@@ -131,7 +131,7 @@ def draw(start: Start, seed: int) -> Shots:
 
 def teach(
     start: Start, shots: Shots, tuning: FineTuning, seed: int, shuffled: bool
-) -> tuple[TorchvisionDetector, ROIMemory | None]:
+) -> tuple[Detector, ROIMemory | None]:
     """The detector that has learned the new digits, and its memory."""
     detector = copy.deepcopy(shots.detector)
     memory = tuning.new_memory(OBJECTS, BACKGROUND, seed=seed, fingerprint=detector.fingerprint())

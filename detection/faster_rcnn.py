@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
+from .detector import Detector
 from .torchvision_detector import TorchvisionDetector
 
 
 @dataclass(frozen=True)
 class FasterRCNN:
     """A Faster R-CNN (Ren et al., NeurIPS 2015) with a feature pyramid (Lin et al., CVPR 2017), built of torchvision's
-    parts.
+    parts, or of detectron2's around a backbone of torchvision.
 
     Args:
         backbone: a torchvision classifier by name whose layers run one after the other, such as ``resnet50``,
@@ -39,6 +40,8 @@ class FasterRCNN:
         mean: of red, green and blue, subtracted from images in [0, 1],
         std: and what they are then divided by.
         detections: on an image, at most.
+        backend: the library whose detector it becomes. torchvision is always there; detectron2 is on no package index,
+            see its own instructions.
     """
 
     backbone: str = "resnet50"
@@ -58,13 +61,31 @@ class FasterRCNN:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     detections: int = 100
+    backend: Literal["torchvision", "detectron2"] = "torchvision"
 
-    def build(self, classes: int, seed: int = 0) -> TorchvisionDetector:
-        """The detector for a number of classes, its other weights random by ``seed``.
+    def __str__(self) -> str:
+        return f"{self.backend}'s Faster R-CNN with {self.backbone}"
+
+    def build(self, classes: int, seed: int = 0) -> Detector:
+        """The detector for a number of classes, its other weights random by ``seed``, the same ones for both back-ends.
 
         Raises:
-            ValueError: there is no such backbone, it has not these levels, or the weights are not its own.
+            ValueError: there is no such backbone, it has not these levels, the weights are not its own, or the back-end
+                is not installed.
         """
+        made = self._of_torchvision(classes, seed)
+        if self.backend == "torchvision":
+            return made
+        try:
+            from .detectron2.faster_rcnn import carried
+        except ImportError as error:
+            raise ValueError(
+                f"backend is 'detectron2', which cannot be imported ({error}); expected it to be installed, or "
+                "torchvision, which needs nothing else"
+            ) from error
+        return carried(made, self)
+
+    def _of_torchvision(self, classes: int, seed: int) -> TorchvisionDetector:
         from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN
         from torchvision.models.detection.rpn import AnchorGenerator
         from torchvision.ops import MultiScaleRoIAlign

@@ -63,7 +63,7 @@ class FewShot:
         background: and of background.
         moments: steps at which curves are read,
         curve_shot: with this many boxes.
-        mixed_precision: of the base training, as accelerate knows it.
+        mixed_precision: of the base training and of box heads that judge pooled proposals, as accelerate knows it.
         pooled: keep the pooled proposals of the images to judge on, so that these pass the backbone once; it takes
             ``proposals`` x ``channels`` x ``pool`` x ``pool`` x 2 bytes for each.
         voc: judge by VOC's own AP50 as well.
@@ -215,7 +215,9 @@ class Table:
         where = "test" if judged is self.test else "validation"
         if where not in self._proposed:
             self._proposed[where] = Proposals.of(self.adapter.detector, judged)
-        return self._proposed[where].found(detector)
+        kind = next(detector.parameters()).device.type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.plan.mixed_precision == "bf16"):
+            return self._proposed[where].found(detector)
 
     # -- made once ----------------------------------------------------------------------------------------------------
 

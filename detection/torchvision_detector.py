@@ -184,7 +184,9 @@ class TorchvisionDetector(Detector):
         heads = self.heads
         with evaluating(self):
             feature = proposed.feature.to(heads.box_predictor.cls_score.weight)
-            logits, deltas = heads.box_predictor(heads.box_head(feature))
+            described = heads.box_head(feature)
+            with torch.autocast(described.device.type, enabled=False):  # scores of half precision would tie
+                logits, deltas = heads.box_predictor(described.to(heads.box_predictor.cls_score.weight))
             parts = proposed.boxes.to(logits.device).split(proposed.counts)
             found = zip(*heads.postprocess_detections(logits, deltas, list(parts), proposed.sizes), strict=True)
             named = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]

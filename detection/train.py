@@ -45,12 +45,10 @@ def train(
 ) -> DetectionAdapter:
     """Learns to detect classes, fills a memory of their regions, and saves an adapter that can be taught more.
 
-    The detector is torchvision's. For detectron2 see `memreplay.detection.detectron2`.
-
     Args:
         data: images to learn from: ``Coco``, ``Voc`` or ``Scenes``.
         test: images to be judged on; null: none.
-        detector: its architecture.
+        detector: its architecture, and the back-end: torchvision's by default, or detectron2's, where it is installed.
         base: how the first classes are learned.
         novel: classes that are learned afterwards, from a few boxes each; null: none, all are learned at first.
         shot: boxes of each of them.
@@ -74,6 +72,7 @@ def train(
     names = [name for name in learned.classes if name not in (novel or [])]
     # what the shots are is known before anything is learned
     few = None if not novel else _few(learned, novel, shot, shots, seed)
+    print(f"the detector is {detector}")
     accelerator = new_accelerator(mixed_precision=mixed_precision, gradient_accumulation_steps=gradient_accumulation)
     set_seed(seed)
     options: dict[str, Any] = {"seed": seed, "accelerator": accelerator, "resume": resume, "save_every": save_every}

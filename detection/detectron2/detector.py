@@ -158,7 +158,9 @@ class Detectron2Detector(Detector):
         for size, boxes in zip(proposed.sizes, proposed.boxes.split(proposed.counts), strict=True):
             parts.append(Instances(size, proposal_boxes=Boxes(boxes.to(predictor.cls_score.weight))))
         with evaluating(self):
-            predictions = predictor(self.heads.box_head(proposed.feature.to(predictor.cls_score.weight)))
+            described = self.heads.box_head(proposed.feature.to(predictor.cls_score.weight))
+            with torch.autocast(described.device.type, enabled=False):  # scores of half precision would tie
+                predictions = predictor(described.to(predictor.cls_score.weight))
             found = predictor.inference(predictions, parts)[0]
             placed = [detector_postprocess(one, *size) for one, size in zip(found, proposed.originals, strict=True)]
         return [Detections(one.pred_boxes.tensor.cpu(), one.scores.cpu(), one.pred_classes.cpu()) for one in placed]

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from memreplay.cli import main
+from memreplay.detection.adapter import DetectionAdapter
 from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.detector import Detections
@@ -21,7 +24,8 @@ from memreplay.detection.scenes import digit_scenes
 from memreplay.detection.torchvision_detector import TorchvisionDetector
 from memreplay.detection.tuning import METHODS, FineTuning
 
-from .conftest import batch_of
+from .conftest import TINY, batch_of
+from .test_verbs import TUNING, coco, data, trained
 
 pytest.importorskip("detectron2", reason="detectron2 is not installed; it is on no package index")
 
@@ -172,7 +176,7 @@ def test_growing_moves_the_background_but_not_the_classes(made: Detectron2Detect
 
 
 @pytest.mark.parametrize("cached", [True, False])
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "tfa"])
+@pytest.mark.parametrize("method", METHODS)
 def test_methods(method: str, cached: bool, made: Detectron2Detector, scenes: DetectionSet) -> None:
     tuning = FineTuning(method, steps=2, cached=cached, images=2, regions=16, replay=8, passes=1)  # type: ignore[arg-type]
     memory = tuning.new_memory(20, 10, fingerprint=made.fingerprint())
@@ -220,6 +224,40 @@ def test_what_is_found_is_what_detectron2_finds(made: Detectron2Detector, yaml: 
         assert torch.equal(one.boxes, other.pred_boxes.tensor)
         assert torch.equal(one.scores, other.scores)
         assert torch.equal(one.labels, other.pred_classes)
+
+
+def test_a_detector_of_torchvision_carried_over_finds_the_same(scenes: DetectionSet) -> None:
+    theirs = replace(TINY, ratios=(0.5, 1.0)).build(3)
+    ours = replace(TINY, ratios=(0.5, 1.0), backend="detectron2").build(3)
+    assert isinstance(ours, Detectron2Detector)
+    theirs.heads.score_thresh = ours.heads.box_predictor.test_score_thresh = 0.2
+    images = [scenes.image(0), scenes.image(1)[:, :32]]
+    proposed = [detector.propose(images) for detector in (theirs, ours)]
+    assert proposed[0].counts == proposed[1].counts
+    assert torch.allclose(proposed[0].boxes, proposed[1].boxes, atol=1e-4)
+    assert torch.allclose(proposed[0].feature, proposed[1].feature, atol=1e-5)
+    found = [detector.find(proposed[0]) for detector in (theirs, ours)]
+    assert sum(len(one.scores) for one in found[0]) > 10
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one.scores, other.scores, atol=1e-5)
+        assert torch.equal(one.labels, other.labels)
+        assert torch.allclose(one.boxes, other.boxes, atol=1e-3)
+
+
+def test_verbs_with_detectron2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = trained(tmp_path, "--detector.backend", "detectron2")
+    assert "the detector is detectron2's Faster R-CNN with small" in capsys.readouterr().out
+    more = data("data", coco(tmp_path / "more", digits=(0, 3)))
+    options = ["--tuning.method", "tfa", "--classes", "['3']", "--shot", "2"]
+    main(["detection", "add-classes", "--adapter", str(adapter), *more, *TUNING, *options])
+    loaded = DetectionAdapter.load(adapter)
+    assert isinstance(loaded.detector, Detectron2Detector)
+    assert loaded.classes == ["0", "1", "2", "3"]
+    assert loaded.detector.cosines
+    main(["detection", "evaluate", "--adapter", str(adapter), *more])
+    main(["detection", "forget", "--adapter", str(adapter), "--label", "1"])
+    out = ["--out", str(tmp_path / "found")]
+    main(["detection", "predict", "--adapter", str(adapter), "--images", str(tmp_path / "more"), *out])
 
 
 def test_channels_are_ordered_as_the_model_wants_them(made: Detectron2Detector) -> None:
