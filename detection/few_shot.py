@@ -58,14 +58,15 @@ class FewShot:
         base: how the base classes are learned.
         tuning: how new ones are; method and learning rate are chosen by the table.
         shots: the numbers of boxes, K.
-        learning_rates: that are tried for every method and K.
+        learning_rates: that are tried for every method,
+        rehearsal: with this many boxes.
         objects: regions of objects in a memory, the same number of every class,
         background: and of background.
         moments: steps at which curves are read,
         curve_shot: with this many boxes.
         mixed_precision: of the base training and of box heads that judge pooled proposals, as accelerate knows it.
-        pooled: keep the pooled proposals of the images to judge on, so that these pass the backbone once; it takes
-            ``proposals`` x ``channels`` x ``pool`` x ``pool`` x 2 bytes for each.
+        pooled: keep so many pooled proposals of each image to judge on, so that it passes the backbone once; one takes
+            ``channels`` x ``pool`` x ``pool`` x 2 bytes. None: images pass whole for every figure.
         voc: judge by VOC's own AP50 as well.
     """
 
@@ -74,12 +75,13 @@ class FewShot:
     tuning: FineTuning = FineTuning()  # noqa: RUF009
     shots: tuple[int, ...] = (1, 2, 3, 5, 10)
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
+    rehearsal: int = 5
     objects: int = 1800
     background: int = 900
     moments: tuple[int, ...] = (10, 25, 50, 100, 200)
     curve_shot: int = 5
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
-    pooled: bool = False
+    pooled: int | None = None
     voc: bool = False
 
 
@@ -87,7 +89,8 @@ class Table:
     """The parts of a table, each made once and kept in ``out``, so that a run that was stopped goes on.
 
     Every method learns from the same boxes, with the same number of steps, from the same detector. Its learning rate is
-    the one with the best harmonic mean of base and novel AP50 on the validation images, with boxes of another seed.
+    the one with the best harmonic mean of base and novel AP50 on the validation images, with boxes of another draw; one
+    for all K.
 
     Args:
         plan: what is done.
@@ -136,15 +139,16 @@ class Table:
 
     def cell(self, name: str, shot: int, seed: int) -> dict[str, float]:
         """The figures of base, novel and all classes on the test images, seconds, and bytes of the memory."""
-        return self._run(name, shot, seed, self.rate(name, shot), self.test)
+        return self._run(name, shot, seed, self.rate(name), self.test)
 
-    def rate(self, name: str, shot: int) -> float:
+    def rate(self, name: str) -> float:
         """The learning rate that is chosen on the validation images."""
         if name == SHUFFLED:
-            return self.rate("replay", shot)
+            return self.rate("replay")
         rates = self.plan.learning_rates
         if len(rates) == 1:
             return rates[0]
+        shot = self.plan.rehearsal
         tried = [self._run(name, shot, REHEARSAL, lr, self.validation)["harmonic AP50"] for lr in rates]
         return rates[tried.index(max(tried))]
 
@@ -152,7 +156,7 @@ class Table:
         """Base and novel AP50 on the test images after some steps, and the seconds until then."""
         path = self.out / "curves" / f"{name}-{shot}-{seed}.json"
         if not path.is_file():
-            lr, start = self.rate(name, shot), self._start(shot, seed)
+            lr, start = self.rate(name), self._start(shot, seed)
             detector = copy.deepcopy(start.detector)
             found: dict[str, float] = {}
             looking = 0.0
@@ -210,11 +214,11 @@ class Table:
         return {name: value for name, value in figures.items() if value == value}
 
     def _found(self, judged: DetectionSet, detector: Detector) -> list[Detections]:
-        if not self.plan.pooled:
+        if self.plan.pooled is None:
             return detect(detector, judged)
         where = "test" if judged is self.test else "validation"
         if where not in self._proposed:
-            self._proposed[where] = Proposals.of(self.adapter.detector, judged)
+            self._proposed[where] = Proposals.of(self.adapter.detector, judged, self.plan.pooled)
         kind = next(detector.parameters()).device.type
         with torch.autocast(kind, torch.bfloat16, enabled=self.plan.mixed_precision == "bf16"):
             return self._proposed[where].found(detector)
@@ -334,19 +338,29 @@ def fill_in(
     for metric in metrics:
         add("base detector", f"base {metric}", [table.before()[f"base {metric}"]])
     results.save(table.out)
+    chosen = [name for name in ROWS if not only or name in only]
+    rates = {name: table.rate(name) for name in chosen}
+    # draw by draw, so that a run that was stopped has all methods and every K for the first ones
+    cells = {
+        (shot, name, seed): table.cell(name, shot, seed)
+        for seed in range(seeds)
+        for shot in table.plan.shots
+        for name in chosen
+    }
     for shot in table.plan.shots:
-        for name in ROWS:
-            if only and name not in only:
-                continue
-            cells, row = [table.cell(name, shot, seed) for seed in range(seeds)], f"{name}, {shot} shot"
+        for name in chosen:
+            row, own = f"{name}, {shot} shot", [cells[shot, name, seed] for seed in range(seeds)]
             for metric in metrics:
                 for group in GROUPS:
-                    add(row, f"{group} {metric}", [cell[f"{group} {metric}"] for cell in cells])
-            add(row, "seconds", [cell["seconds"] for cell in cells])
-            add(row, "memory MB", [cell["bytes"] / 1e6 for cell in cells])
-            results.config.setdefault("learning_rates", {})[f"{prefix}{row}"] = table.rate(name, shot)
-            results.memory_bytes = max(results.memory_bytes, *(int(cell["bytes"]) for cell in cells))
-            results.save(table.out)
+                    add(row, f"{group} {metric}", [cell[f"{group} {metric}"] for cell in own])
+            add(row, "seconds", [cell["seconds"] for cell in own])
+            add(row, "memory MB", [cell["bytes"] / 1e6 for cell in own])
+            results.memory_bytes = max(results.memory_bytes, *(int(cell["bytes"]) for cell in own))
+    results.config["learning_rates"] = {
+        **results.config.get("learning_rates", {}),
+        **{f"{prefix}{n}": r for n, r in rates.items()},
+    }
+    results.save(table.out)
     if not only or CURVES in only:
         for name in ("finetune", "replay"):
             curves = [table.curve(name, table.plan.curve_shot, seed) for seed in range(seeds)]

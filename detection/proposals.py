@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ..core.fingerprint import fingerprint
 from .data import DetectionSet
 from .detector import Detections, Detector, Proposed
@@ -25,14 +27,21 @@ class Proposals:
         self.fingerprint = fingerprint
 
     @staticmethod
-    def of(detector: Detector, data: DetectionSet, batch_size: int = 8) -> Proposals:
-        """Proposes on all images of ``data``."""
+    def of(detector: Detector, data: DetectionSet, most: int | None = None, batch_size: int = 8) -> Proposals:
+        """Proposes on all images of ``data``.
+
+        Args:
+            most: regions to keep of an image, the best; None: all.
+        """
         device = next(detector.parameters()).device
         parts = []
         for start in range(0, len(data), batch_size):
             images = [data.image(i).to(device) for i in range(start, min(start + batch_size, len(data)))]
             part = detector.propose(images)
-            parts.append(Proposed(part.feature.cpu().half(), part.boxes.cpu(), part.counts, part.sizes, part.originals))
+            counts = tuple(count if most is None else min(count, most) for count in part.counts)
+            best = torch.cat([torch.arange(count) < kept for count, kept in zip(part.counts, counts, strict=True)])
+            feature, boxes = part.feature.cpu()[best].half(), part.boxes.cpu()[best]
+            parts.append(Proposed(feature, boxes, counts, part.sizes, part.originals))
         return Proposals(parts, _names(detector))
 
     def found(self, detector: Detector) -> list[Detections]:

@@ -3,7 +3,7 @@
 The data are a subset of VOC 2007 and 2012 in COCO's format: ``train.json``, ``test.json`` and ``images.zip`` in the
 folder ``voc_subset``, and ImageNet weights of MobileNetV2 in ``weights_vision``. Base: person, car, cat, dog, horse,
 sheep, train, chair, pottedplant; novel: bus, cow, motorbike, sofa. Two hundred training images are kept apart: on them
-every method's learning rate is chosen for every K, with boxes of another seed. Every method then learns from the same
+every method's learning rate is chosen, with boxes of another draw. Every method then learns from the same
 boxes, with the same number of steps, from the same detector. All that is done is kept in the output folder, so that a
 run that was stopped goes on.
 """
@@ -40,11 +40,12 @@ PLAN = FewShot(
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
     ),
-    BaseTraining(steps=2400, lr=0.0004, optimizer="adamw", weight_decay=0.05),
-    FineTuning(steps=200),
+    BaseTraining(steps=900, lr=0.0004, optimizer="adamw", weight_decay=0.05),
+    FineTuning(steps=150, regions=64, replay=64),
     shots=(1, 3, 5, 10),
+    moments=(10, 25, 50, 100, 150),
     mixed_precision="bf16",
-    pooled=True,
+    pooled=100,
 )
 
 

@@ -28,6 +28,14 @@ def test_heads_that_learned_find_without_images_what_they_find_with_them(
         assert torch.allclose(one.boxes, other.boxes, atol=0.05)
 
 
+def test_the_best_of_every_image_are_kept(detector: TorchvisionDetector, scenes: DetectionSet) -> None:
+    every, best = (Proposals.of(detector, scenes, most) for most in (None, 5))
+    for whole, part in zip(every.parts, best.parts, strict=True):
+        assert part.counts == tuple(min(5, count) for count in whole.counts)
+        for one, other in zip(whole.boxes.split(whole.counts), part.boxes.split(part.counts), strict=True):
+            assert torch.equal(one[:5], other)
+
+
 @pytest.mark.parametrize("part", ["backbone", "proposals"])
 def test_another_backbone_or_other_proposals_are_refused(
     part: str, detector: TorchvisionDetector, scenes: DetectionSet

@@ -24,6 +24,7 @@ QUICK = FewShot(
     FineTuning(steps=1, regions=16, replay=8, passes=1),
     shots=(1,),
     learning_rates=(0.001, 0.01),
+    rehearsal=1,
     moments=(1,),
     curve_shot=1,
 )

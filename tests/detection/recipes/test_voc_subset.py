@@ -35,9 +35,10 @@ QUICK = FewShot(
     FineTuning(steps=2, regions=16, replay=8, passes=1),
     shots=(1, 2),
     learning_rates=(0.001, 0.01),
+    rehearsal=1,
     moments=(1, 2),
     curve_shot=2,
-    pooled=True,
+    pooled=15,
 )
 
 
