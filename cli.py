@@ -59,6 +59,8 @@ def main(args: Sequence[str] | None = None) -> None:
             doctor(chosen.doctor.domain)
         case "inspect":
             inspect(chosen.inspect.memory, chosen.inspect.json)
+        case "report":
+            report(chosen.report.runs, chosen.report.out, chosen.report.title)
 
 
 def demo(only: str | None, out: Path) -> None:
@@ -99,6 +101,23 @@ def inspect(memory: Path, as_json: bool) -> None:
     except (FileNotFoundError, ValueError) as error:
         print(f"memreplay inspect: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def report(runs: Sequence[Path], out: Path, title: str) -> None:
+    """Writes a page about runs."""
+    from .core.reporting.report import write_report
+
+    try:
+        print(f"wrote {write_report(runs, out, title)}: open it in a browser")
+    except (OSError, ValueError) as error:
+        print(f"memreplay report: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == __package__:
+            raise
+        needs = f"memreplay report needs {error.name}, which is not installed: pip install 'memreplay[report]'"
+        print(needs, file=sys.stderr)
+        sys.exit(1)
 
 
 def recipes() -> dict[str, str]:
@@ -176,6 +195,13 @@ def _parser() -> Parser:
     command = _add(commands, "memreplay inspect", "show what a saved memory, adapter or run remembers")
     command.add_argument("memory", type=Path, metavar="MEMORY", help="the folder where it was saved")
     command.add_argument("--json", action="store_true", help="for machines: everything, as JSON")
+
+    command = _add(commands, "memreplay report", "write one HTML file about runs, beside one another")
+    command.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run's folder, or a results.json")
+    command.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="the page (default: report.html)"
+    )
+    command.add_argument("--title", default="", metavar="TITLE", help="its heading (default: the runs)")
 
     command = _add(commands, "memreplay doctor", "say what is installed, what works, and what to install")
     command.add_argument("domain", nargs="?", choices=list(DOMAINS), metavar="DOMAIN", help="default: every domain")

@@ -16,6 +16,10 @@ from torch import Tensor
 from .batch import Batch, concat, take, texts
 from .heads import LinearHead, LogisticRegression, equal_say
 from .memory_readout import MemoryReadout
+from .readout import KNearest
+from .reporting.cases import Case, telling
+from .reporting.evidence import Evidence, explain
+from .reporting.picture import data_uri
 from .retrievers import Nearest
 from .selection import ClassBalanced
 from .stores import Ragged, Store
@@ -356,6 +360,54 @@ class Adapter(Generic[E]):
             raise ValueError("the adapter has learned nothing; expected learn(...) or load(...) first")
         rows = self.memory.rows().columns
         return self.recipe.readout.probabilities(feature, rows, list(self.names), self.base, self.head)
+
+    def evidence(self, feature: Tensor) -> Evidence:
+        """The rows of the memory that speak for and against what is predicted for vectors (B, D): the vote of the
+        nearest, as `MemoryReadout.by` ``"nearest"`` takes it, whatever else the prediction rests on.
+
+        Raises:
+            ValueError: nothing was learned yet.
+        """
+        predicted = torch.tensor(list(self.names))[self.probabilities(feature).argmax(1)]
+        readout = self.recipe.readout
+        by = KNearest(readout.k, readout.temperature) if readout.by == "nearest" else KNearest(readout.k)
+        return explain(self.memory.rows(), feature, by, predicted)
+
+    def cases(
+        self,
+        feature: Tensor,
+        truth: Sequence[str],
+        asked: Sequence[str],
+        pictures: Tensor | None = None,
+        n: int = 24,
+    ) -> list[Case]:
+        """Those of the predictions that tell most, see `telling`, with their evidence.
+
+        Args:
+            feature: of the rows judged, (B, D).
+            truth: their classes.
+            asked: what each is for people: a text, the name of an image.
+            pictures: (B, C, H, W), of images.
+            n: how many, at most.
+        """
+        if not len(feature):
+            return []
+        probability, place = self.probabilities(feature).max(1)
+        label = [self.classes[i] for i in place.tolist()]
+        right = torch.tensor([one == other for one, other in zip(label, truth, strict=True)])
+        chosen = telling(right, probability, n)
+        found = self.evidence(feature[chosen])
+        return [
+            Case(
+                asked[row],
+                None if pictures is None else data_uri(pictures[row], 96),
+                truth[row],
+                label[row],
+                round(float(probability[row]), 4),
+                {**found.told(query), "memory": "memory."},
+            )
+            for query, row in enumerate(chosen)
+        ]
 
     def similarity(self, feature: Tensor) -> Tensor:
         """Cosine (B,) of vectors (B, D) to the row of the memory that is nearest to each: low where out of scope."""

@@ -13,13 +13,18 @@ from torch import Tensor
 
 from ..core.batch import take
 from ..core.protocols.seeding import generator_at
+from ..core.readout import KNearest
+from ..core.reporting import explain
+from ..core.reporting.cases import Case, spread, telling
+from ..core.reporting.picture import data_uri
 from ..core.stores import Store
 from ..core.stores.files import read_save, write_save
 from .data import DetectionSet
 from .detector import Detections, Detector
+from .evaluation import detect
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
-from .regions import extract
+from .regions import crop, extract
 from .tuning import FineTuning
 
 KIND = "memreplay detection adapter"
@@ -113,7 +118,7 @@ class DetectionAdapter:
     def _remember(self, detector: Detector, data: DetectionSet) -> None:
         """Takes the objects of ``data`` into the memory, which grows so that the old ones keep their room."""
         assert self.memory is not None
-        rows = extract(detector, data)
+        rows = extract(detector, data, thumbnail=self.memory.thumbnail)
         new = take(rows, (rows["label"] >= 0).nonzero()[:, 0])
         held = self.memory.objects
         if isinstance(held, Store):
@@ -144,6 +149,46 @@ class DetectionAdapter:
         return 0 if self.memory is None else self.memory.forget(number)
 
     # -- predicting ---------------------------------------------------------------------------------------------------
+
+    def explained(self, data: DetectionSet, n: int = 12) -> list[Case]:
+        """Detections on images of ``data`` that tell most, with the remembered regions that speak for and against them:
+        the vote of the nearest objects, by their pooled features. None without remembered rows.
+
+        Args:
+            data: images with boxes; of many images 48 are looked at, evenly spread.
+            n: how many detections, at most.
+        """
+        if self.memory is None or not isinstance(self.memory.objects, Store) or not len(self.memory.objects):
+            return []
+        part = DetectionSet(data.classes, [data.pictures[i] for i in spread(len(data), 48)], data.files)
+        found = [one.above(0.3) for one in detect(self.detector, part)]
+        places = [(image, box) for image, one in enumerate(found) for box in range(len(one.boxes))]
+        truth = [_truth(part, image, found[image].boxes[box]) for image, box in places]
+        label = [self.names[int(found[image].labels[box])] for image, box in places]
+        if not places:
+            return []
+        right = torch.tensor([one == other for one, other in zip(label, truth, strict=True)])
+        sure = torch.stack([found[image].scores[box] for image, box in places])
+        chosen = telling(right, sure, n)
+        rows = self.memory.objects.rows()
+        cases = []
+        for place in chosen:
+            image, box = places[place]
+            pixels, one = part.image(image), found[image]
+            number = one.labels[box].reshape(1)
+            feature = _feature(self.detector, pixels, one.boxes[box].reshape(1, 4), number)
+            evidence = explain(rows, feature, KNearest(), number)
+            cases.append(
+                Case(
+                    part.pictures[image].name,
+                    data_uri(crop(pixels, one.boxes[box], 96)),
+                    truth[place],
+                    label[place],
+                    round(float(sure[place]), 4),
+                    {**evidence.told(0), "memory": "memory.objects."},
+                )
+            )
+        return cases
 
     def predict(self, images: Sequence[Tensor]) -> list[Detections]:
         """What is on images (3, H, W), uint8 or floats in [0, 1]; labels are the numbers in `names`."""
@@ -205,6 +250,30 @@ class DetectionAdapter:
 
     def __repr__(self) -> str:
         return f"DetectionAdapter({len(self.names)} classes, {self.architecture.backbone}, {self.memory!r})"
+
+
+def _truth(data: DetectionSet, image: int, box: Tensor) -> str:
+    """The class of the object that a box on an image overlaps by half or more; nothing where there is none."""
+    picture = data.pictures[image]
+    corner = torch.maximum(picture.boxes[:, :2], box[:2]), torch.minimum(picture.boxes[:, 2:], box[2:])
+    shared = (corner[1] - corner[0]).clamp(min=0).prod(1)
+    areas = [(boxes[..., 2:] - boxes[..., :2]).prod(-1) for boxes in (picture.boxes, box)]
+    overlap = shared / (areas[0] + areas[1] - shared)
+    best = int(overlap.argmax()) if len(overlap) else -1
+    return data.classes[int(picture.labels[best])] if best >= 0 and overlap[best] >= 0.5 else "nothing"
+
+
+def _feature(detector: Detector, image: Tensor, box: Tensor, label: Tensor) -> Tensor:
+    """What is pooled from a region of an image, flat (1, D): of the regions that the detector samples around the box,
+    the one that fits it best.
+    """
+    device = next(detector.parameters()).device
+    batch = {"image": [image], "boxes": [box], "label": [label], "id": [torch.tensor(0)]}
+    placed = {name: [values.to(device) for values in column] for name, column in batch.items()}
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        rows = detector.regions(placed)
+    return rows["feature"][rows["iou"].argmax()].flatten()[None].float().cpu()
 
 
 def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..arguments import command
+from ..core.protocols.metrics import harmonic_mean
 from ..core.reporting import Results
+from ..core.reporting.cases import save_cases
 from .adapter import DetectionAdapter
 from .data import DetectionData, DetectionSet
 from .evaluation import METRICS, Precision, detect, judge
@@ -18,18 +20,20 @@ def evaluate(adapter: Path, data: DetectionData, out: Path | None = None) -> Res
     Args:
         adapter: its folder.
         data: images with boxes of classes that the adapter has; others are not looked at.
-        out: folder for ``results.json``; null: nothing is written.
+        out: folder for ``results.json``, and for detections with their evidence; null: nothing is written.
     """
     loaded = DetectionAdapter.load(adapter)
     results = Results("detection/evaluate", {"adapter": str(adapter)})
     results.memory_bytes = 0 if loaded.memory is None else loaded.memory.nbytes
-    found = precision(loaded, data.load())
+    judged = data.load()
+    found = precision(loaded, judged)
     for name, of_class in found.by_class.items():
         for metric, value in of_class.items():
             results.add(name, metric, [value])
     add_groups(results, "", found, loaded.base)
     if out is not None:
         results.save(out)
+        save_cases(loaded.explained(judged), out)
     results.print(decimals=1)
     return results
 
@@ -50,9 +54,17 @@ def precision(adapter: DetectionAdapter, data: DetectionSet) -> Precision:
     return judge(images, [found.numbered(places) for found in detect(adapter.detector, images)])
 
 
-def judge_groups(results: Results, name: str, adapter: DetectionAdapter, data: DetectionSet) -> None:
-    """Adds AP, AP50 and AP75 of base, novel and all classes to ``results``, under names that begin with ``name``."""
-    add_groups(results, f"{name}, ", precision(adapter, data), adapter.base)
+def judge_groups(results: Results, name: str, adapter: DetectionAdapter, data: DetectionSet, session: int) -> None:
+    """Adds AP, AP50 and AP75 of base, novel and all classes to ``results``, under names that begin with ``name``, and
+    AP50 after a ``session`` to its curves."""
+    found = precision(adapter, data)
+    add_groups(results, f"{name}, ", found, adapter.base)
+    groups = found.groups(adapter.base)
+    told = {"base": groups["base"], "novel": groups["novel"], "overall": groups["all"]}
+    told["harmonic"] = harmonic_mean(groups["base"], groups["novel"])
+    for group, value in told.items():
+        if value == value:
+            results.add_point("", f"{group} AP50", "session", session, [value])
 
 
 def add_groups(results: Results, prefix: str, found: Precision, base: Sequence[str]) -> None:

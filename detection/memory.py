@@ -114,6 +114,14 @@ class ROIMemory:
         """Bytes of the rows or statistics held."""
         return self.objects.nbytes + self.background.nbytes
 
+    @property
+    def thumbnail(self) -> int:
+        """Side in pixels of the pictures of its regions; 0 where they have none."""
+        if "thumbnail" not in self._columns or not isinstance(self.objects, Store):
+            return 0
+        held = [store for store in (self.objects, self.background) if len(store)]
+        return int(held[0].summary()["columns"]["thumbnail"]["shape"][-1]) if held else 0
+
     def summary(self) -> dict[str, Any]:
         """What it holds, JSON-able: rows and bytes, rows of every class."""
         objects, background = self.objects.summary(), self.background.summary()

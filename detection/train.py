@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 from ..arguments import command
 from ..core.reporting import Results
+from ..core.reporting.cases import save_cases
+from ..core.stores import Store
 from ..core.training import new_accelerator
 from .adapter import DetectionAdapter
 from .base import BaseTraining
@@ -35,6 +37,7 @@ def train(
     tuning: FineTuning = FineTuning(),  # noqa: B008 (immutable)
     objects: int = 1000,
     background: int = 500,
+    thumbnail: int = 32,
     written: Literal["afterwards", "throughout"] = "afterwards",
     seed: int = 0,
     mixed_precision: Literal["no", "fp16", "bf16"] = "no",
@@ -56,6 +59,7 @@ def train(
         tuning: how they are learned.
         objects: regions of objects in the memory, the same number of every class.
         background: regions of background in it.
+        thumbnail: side in pixels of the small pictures of these regions, for people; 0: none.
         written: whether the memory is filled in one pass by the finished detector, or while it learns. Features of a
             backbone that still learns go stale.
         seed: of the weights, the shots, the memory and the order of the images.
@@ -80,7 +84,7 @@ def train(
     throughout = None
     if written == "throughout":
         throughout = ROIMemory.of_rows(objects, background, logits=True, seed=seed)
-    base.train(model, learned.of(names), throughout, out=out / "base", **options)
+    seconds = base.train(model, learned.of(names), throughout, out=out / "base", **options).seconds
     model.tap = tuning.tap
     memory = throughout
     if memory is None:
@@ -88,22 +92,28 @@ def train(
         memory = tuning.new_memory(objects, background, seed=seed, fingerprint=known) or ROIMemory.of_rows(
             objects, background, logits=True, seed=seed, fingerprint=known
         )
-        fill(memory, stream(model, learned.of(names), seed=seed))
+        shown = thumbnail if isinstance(memory.objects, Store) else 0
+        fill(memory, stream(model, learned.of(names), seed=seed, thumbnail=shown))
     adapter = DetectionAdapter(detector, model, names, memory)
     results = Results("detection/train", {"seed": seed, "classes": names, "novel": novel or []})
     if judged is not None and accelerator.is_main_process:
-        judge_groups(results, "first classes", adapter, judged)
+        judge_groups(results, "first classes", adapter, judged, 0)
     if few is not None:
         if accelerator.is_main_process:
             few[0].save(out / "shots.json")
-        seconds = adapter.add_classes(few[1], tuning, out=out / "novel", **options)
-        results.config |= {"shots": few[0].digest, "shot": few[0].shot, "seconds_novel": round(seconds, 2)}
+        spent = adapter.add_classes(few[1], tuning, out=out / "novel", **options)
+        seconds += spent
+        results.config |= {"shots": few[0].digest, "shot": few[0].shot, "seconds_novel": round(spent, 2)}
         if judged is not None and accelerator.is_main_process:
-            judge_groups(results, "all classes", adapter, judged)
+            judge_groups(results, "all classes", adapter, judged, 1)
     if accelerator.is_main_process:
         adapter.save(out)
         results.memory_bytes = memory.nbytes
+        results.config["class_names"] = adapter.classes
+        results.add_cost("", [seconds], [results.memory_bytes])
         results.save(out)
+        if judged is not None:
+            save_cases(adapter.explained(judged), out)
         print(
             f"{len(adapter.classes)} classes learned; {memory.nbytes / 1e6:.1f} MB of memory; the adapter is in {out}"
         )

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core import adapter as core
 from ..core.batch import jagged
 from ..core.heads import LinearHead, LogisticRegression
+from ..core.reporting.cases import Case, spread
 from .data import TextSet, check_texts
 from .encoder import TextEncoder
 from .precision import Precision
@@ -144,6 +145,19 @@ class TextAdapter(core.Adapter[TextEncoder]):
             )
             for text, answer in zip(texts, answers, strict=True)
         ]
+
+    def explained(self, data: TextSet, n: int = 24, cache: str | Path | None = None) -> list[Case]:
+        """Predictions on texts of ``data`` that tell most, with their evidence, see `core.adapter.Adapter.cases`.
+
+        Args:
+            data: texts of classes that the adapter has; of many texts 256 are looked at, evenly spread.
+            n: how many predictions, at most.
+            cache: where embeddings are kept.
+        """
+        rows = spread(len(data), 256)
+        asked = [data.texts[row] for row in rows]
+        names = data.names
+        return self.cases(self.encoder.embed(asked, cache), [names[row] for row in rows], asked, n=n) if rows else []
 
     @staticmethod
     def load(

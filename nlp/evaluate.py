@@ -8,6 +8,7 @@ from pathlib import Path
 from ..arguments import command
 from ..core.protocols.metrics import accuracy
 from ..core.reporting import Results
+from ..core.reporting.cases import save_cases
 from .adapter import TextAdapter
 from .data import Judged, TextSet
 from .precision import Precision
@@ -30,14 +31,16 @@ def evaluate(
         encoder: where the encoder is, if not where it was when the adapter was saved.
         precision: of the encoder.
         cache: folder where embeddings are kept; null: nowhere.
-        out: folder for ``results.json``; null: nothing is written.
+        out: folder for ``results.json``, and for predictions with their evidence; null: nothing is written.
     """
     loaded = TextAdapter.load(adapter, encoder, precision=precision)
     results = Results("nlp/evaluate", {"adapter": str(adapter), "precision": precision})
     results.memory_bytes = loaded.memory.nbytes
-    judge(results, "test", loaded, *data.load(loaded.classes), cache)
+    inside, outside = data.load(loaded.classes)
+    judge(results, "test", loaded, inside, outside, cache)
     if out is not None:
         results.save(out)
+        save_cases(loaded.explained(inside, cache=cache), out)
     results.print()
     return results
 

@@ -14,6 +14,7 @@ import torch
 
 from ..arguments import command
 from ..core.reporting import Results
+from ..core.reporting.cases import save_cases
 from ..core.training import new_accelerator
 from .adapter import Recipe, TextAdapter, readable, spoken
 from .data import TextData
@@ -96,7 +97,10 @@ def train(
             judge(results, name, adapter, inside, outside, cache)
         adapter.save(out)
         results.memory_bytes = adapter.memory.nbytes
+        results.add_cost("", [seconds], [results.memory_bytes])
         results.save(out)
+        if "test" in judged:
+            save_cases(adapter.explained(judged["test"][0], cache=cache), out)
         print(
             f"{len(shots)} texts of {len(adapter.classes)} classes learned in {seconds:.1f} s; the adapter is in {out}"
         )

@@ -28,11 +28,17 @@ PUBLIC = [
 
 
 def sources() -> dict[str, Path]:
-    """What belongs in a wheel, by its path there: the modules, the YAML recipes, the marker of typed packages."""
+    """What belongs in a wheel, by its path there: the modules, the YAML recipes, the page of the report, the marker of
+    typed packages."""
     found = [path for path in ROOT.glob("*.py") if path.name != "setup.py"] + [ROOT / "py.typed"]
     for folder in ROOT.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and folder.name not in NOT_INSTALLED:
-            found += [*folder.rglob("*.py"), *folder.rglob("recipes/*.yaml"), *folder.glob("intents.csv")]
+            found += [
+                *folder.rglob("*.py"),
+                *folder.rglob("recipes/*.yaml"),
+                *folder.glob("intents.csv"),
+                *folder.rglob("page.*"),
+            ]
     return {f"memreplay/{path.relative_to(ROOT).as_posix()}": path for path in found}
 
 

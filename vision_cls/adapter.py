@@ -15,6 +15,7 @@ from ..core import adapter as core
 from ..core.batch import Batch, jagged
 from ..core.heads import LinearHead
 from ..core.memory_readout import MemoryReadout
+from ..core.reporting.cases import Case, spread
 from .backbones import Classifier
 from .data import ImageSet
 from .data.decoding import read_image
@@ -143,6 +144,20 @@ class ImageAdapter(core.Adapter[ImageEncoder]):
             near = tuple(Memory(row.shown, row.label, row.similarity) for row in answer.supports)
             found.append(ImagePrediction(str(file), answer.label, answer.probability, near))
         return found
+
+    def explained(self, data: ImageSet, n: int = 24) -> list[Case]:
+        """Predictions on images of ``data`` that tell most, with their evidence, see `core.adapter.Adapter.cases`.
+
+        Args:
+            data: images with labels; those of classes that the adapter does not have are left out, and of many images
+                256 are looked at, evenly spread.
+            n: how many predictions, at most.
+        """
+        known = set(self.classes)
+        rows = [row for row, name in enumerate(data.names) if name in known]
+        part = data.rows(torch.tensor([rows[i] for i in spread(len(rows), 256)], dtype=torch.int64))
+        asked = part.sources or [f"{part.split} image {number}" for number in range(len(part))]
+        return self.cases(self.encoder.embed(part.images), part.names, asked, part.images, n) if rows else []
 
     @staticmethod
     def load(

@@ -10,6 +10,7 @@ import torch
 
 from ..arguments import command, near_miss
 from ..core.reporting import Results
+from ..core.reporting.cases import save_cases
 from .adapter import ImageAdapter
 from .data import Data, ImageSet
 
@@ -20,7 +21,7 @@ def evaluate(adapter: Path, data: Data, out: Path | None = None) -> Results:
     Args:
         adapter: its folder.
         data: where the images come from; of an image folder that is all for testing, ``test_fraction`` is 1.
-        out: folder for ``results.json``; null: nothing is written.
+        out: folder for ``results.json``, and for predictions with their evidence; null: nothing is written.
     """
     loaded = ImageAdapter.load(adapter)
     fitting = {"size": loaded.encoder.size, "channels": loaded.encoder.channels}
@@ -29,9 +30,11 @@ def evaluate(adapter: Path, data: Data, out: Path | None = None) -> Results:
         data = replace(data, **{name: value for name, value in fitting.items() if name in given})
     results = Results("vision_cls/evaluate", {"adapter": str(adapter)})
     results.memory_bytes = loaded.memory.nbytes
-    judge(results, loaded, data.load("test"))
+    test = data.load("test")
+    judge(results, loaded, test)
     if out is not None:
         results.save(out)
+        save_cases(loaded.explained(test), out)
     results.print()
     return results
 

@@ -20,7 +20,8 @@ from ..arguments import Parser, near_miss, run
 from ..core.heads import LinearHead
 from ..core.memory_readout import MemoryReadout
 from ..core.protocols.sessions import Sessions
-from ..core.reporting import Results
+from ..core.reporting import Results, Trace
+from ..core.reporting.cases import save_cases
 from ..core.training import new_accelerator
 from .adapter import ImageAdapter, Recipe
 from .backbones import MLP, Classifier, TorchvisionModel
@@ -117,6 +118,8 @@ def train(
         outcome = _solved(adapter, stream, train_set, test_set)
     else:
         learner = learner or Learner()
+        if learner.memory is not None and learner.memory.trace is None:
+            learner.memory.trace = Trace()  # what the report shows
         try:
             outcome = learn_sessions(
                 learner,
@@ -146,10 +149,12 @@ def train(
     if accelerator.is_main_process:
         adapter.save(out)
         config = {"seed": seed, "sessions": repr(stream), "stream": stream.digest, "learn_seconds": seconds}
-        results = Results("vision_cls/train", config)
+        results = Results("vision_cls/train", {**config, "class_names": list(train_set.classes)})
         _report(results, outcome, len(stream))
         results.memory_bytes = outcome.memory_bytes
+        results.add_cost("", [seconds], [outcome.memory_bytes])
         results.save(out)
+        save_cases(adapter.explained(test_set), out)
         results.print()
         print(f"{len(adapter.classes)} classes learned in {seconds:.1f} s; the adapter is in {out}")
     accelerator.wait_for_everyone()
@@ -238,6 +243,7 @@ def _report(results: Results, outcome: Outcome, sessions: int) -> None:
     for number, after in enumerate(outcome.by_session):
         for metric in ("overall", "base") if number == 0 else ("overall", "base", "novel", "harmonic"):
             results.add(f"after session {number}", metric, [getattr(after, metric)])
+            results.add_point("", metric, "session", number, [getattr(after, metric)])
     results.add(f"after session {sessions - 1}", "forgetting", [outcome.matrix.forgetting])
 
 

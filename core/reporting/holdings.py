@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from ..checkpoint import latest
-from ..selection import Selector
-from ..stores.files import read_save
 from ..stores.gaussian import GaussianStore
-from ..stores.spec import build
 from ..stores.store import Store
+from .saved import EXPECTED, Saved, class_column, named
 from .trace import Trace
 
 _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -33,49 +30,21 @@ def holdings(memory: str | Path) -> dict[str, Any]:
         FileNotFoundError: there is no save.
         ValueError: it is damaged, or holds no memory.
     """
-    folder = Path(memory)
-    try:
-        if not folder.exists():
-            raise FileNotFoundError("there is no such folder")
-        if (checkpoint := latest(folder / "checkpoints")) is not None:
-            folder = checkpoint / "memory"
-        tensors, meta = read_save(folder)
-        trace = _trace(folder / "replay")
-        names = meta.get("classes")
-        told = {
-            place: _of_state(_within(tensors, place), part, names if isinstance(names, dict) else {}, trace)
-            for place, part in _memories(meta)
-        }
-        if not told:
-            raise ValueError(f"it holds a {meta.get('kind')!r} without a memory")
-    except (KeyError, OSError, TypeError, ValueError) as error:
-        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
-        said = error if isinstance(error, OSError | ValueError) else f"it is damaged: {error!r}"
-        expected = "expected the folder of a saved memory, adapter or run"
-        raise kind(f"memory is {str(memory)!r}: {said}; {expected}") from error
-    return {"folder": str(folder), "kind": meta["kind"], "memories": told}
-
-
-def _memories(meta: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """The memories that the meta of a save describes, with the prefix of their tensors."""
-    if meta.get("kind") in ("Store", "GaussianStore"):
-        yield place, dict(meta)
-        return
-    for name, part in meta.items():
-        if isinstance(part, Mapping):
-            yield from _memories(part, f"{place}{name}.")
-
-
-def _of_state(tensors: dict[str, Tensor], meta: dict[str, Any], names: dict[str, str], trace: Trace | None) -> Any:
-    state = {"tensors": tensors, "meta": meta}
-    if meta["kind"] == "GaussianStore":
-        return _gaussian(GaussianStore.of_state(state), names, trace)
-    return _store(Store.of_state(state, keep=_policy(meta["keep"])), tensors, names, trace)
+    saved = Saved.read(memory)
+    if not saved.memories:
+        raise ValueError(f"memory is {str(memory)!r}: it holds a {saved.kind!r} without a memory; {EXPECTED}")
+    told = {
+        place: _gaussian(held, saved.names, saved.trace)
+        if isinstance(held, GaussianStore)
+        else _store(held, saved.tensors_of(place), saved.names, saved.trace)
+        for place, held in saved.memories.items()
+    }
+    return {"folder": str(saved.folder), "kind": saved.kind, "memories": told}
 
 
 def _gaussian(memory: GaussianStore, names: Mapping[str, str], trace: Trace | None) -> dict[str, Any]:
     told = {"kind": "GaussianStore", **memory.summary()}
-    classes = {_named(label, names): {"rows": count} for label, count in told.pop("classes").items()}
+    classes = {named(label, names): {"rows": count} for label, count in told.pop("classes").items()}
     recalled = None if trace is None else {"draws": trace.summary()}
     return {**told, "classes": classes, "forgotten": memory.audit, "recalled": recalled, "quantiles": {}}
 
@@ -93,19 +62,18 @@ def _store(store: Store, tensors: dict[str, Tensor], names: Mapping[str, str], t
     if trace is not None:
         measured["times recalled"] = times = trace.counts(rows.ids)
         recalled = {"draws": trace.summary(), "never": int((times == 0).sum())}
-    label = getattr(store.keep, "column", "label")
     classes = {}
-    if label in rows and rows[label].dim() == 1 and not rows[label].is_floating_point():
+    if (label := class_column(store.keep, rows)) is not None:
         labels = rows[label]
         for number in labels.unique().tolist():
             of = labels == number
             entry: dict[str, Any] = {"rows": int(of.sum()), "age": float(age[of].double().median())}
             if trace is not None:
                 entry["recalled"] = float(times[of].double().mean())
-            classes[_named(number, names)] = entry
+            classes[named(number, names)] = entry
         if trace is not None:
             kept = trace.turnover.summary(labels)
-            turnover = {_named(number, names): counts for number, counts in kept.items()}
+            turnover = {named(number, names): counts for number, counts in kept.items()}
     return {
         **told,
         "columns": columns,
@@ -132,45 +100,3 @@ def _sizes(tensors: Mapping[str, Tensor], columns: Mapping[str, Any]) -> dict[st
             name = tensor.removeprefix("columns.")
             sizes[max((c for c in columns if f"{name}.".startswith(f"{c}.")), key=len)] += values.nbytes
     return sizes
-
-
-def _named(label: int | str, names: Mapping[str, str]) -> str:
-    return names.get(str(label), str(label))
-
-
-def _trace(folder: Path) -> Trace | None:
-    """The trace that was saved with a `ReplayMemory`, if there was one."""
-    if not (folder / "manifest.json").exists():
-        return None
-    tensors, meta = read_save(folder)
-    if "trace" not in meta:
-        return None
-    trace = Trace()
-    trace.load_state_dict({"tensors": _within(tensors, "trace."), "meta": meta["trace"]})
-    return trace
-
-
-def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start so, by the rest of their names."""
-    return {name.removeprefix(prefix): values for name, values in tensors.items() if name.startswith(prefix)}
-
-
-class _Unknown:
-    """A policy of a user's own, of which a save has no more than the name. It is not asked to keep anything."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-    def key(self, batch: Mapping[str, Tensor], generator: Any) -> Tensor:
-        raise TypeError(f"{self.name} is known by its name only; expected that it is not asked to keep rows")
-
-
-def _policy(text: str) -> Selector:
-    try:
-        policy: Selector = build(text, "keep")
-    except ValueError:
-        return _Unknown(text)
-    return policy

@@ -42,6 +42,44 @@ class Row:
     published: float | None = None
 
 
+@dataclass(frozen=True)
+class Point:
+    """One figure of a curve.
+
+    Attributes:
+        name: of the method or setting.
+        metric: what was measured.
+        along: what the curve goes along: ``"session"``, ``"steps"`` or ``"seconds"``.
+        at: where.
+        ours: mean over the seeds.
+        ci95: half the width of the interval (Student t); None for a single seed.
+        seeds: how many.
+    """
+
+    name: str
+    metric: str
+    along: str
+    at: float
+    ours: float
+    ci95: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a method took.
+
+    Attributes:
+        name: of the method or setting.
+        seconds: spent learning, mean over the seeds.
+        bytes: held in memory, mean over the seeds.
+    """
+
+    name: str
+    seconds: float | None = None
+    bytes: float | None = None
+
+
 class Results:
     """What a recipe found.
 
@@ -59,6 +97,8 @@ class Results:
         self.recipe = recipe
         self.config = dict(config or {})
         self.rows: list[Row] = []
+        self.points: list[Point] = []
+        self.costs: list[Cost] = []
         self.memory_bytes = 0
         self._began = time.perf_counter()
 
@@ -68,11 +108,24 @@ class Results:
         ci95 = None if math.isnan(interval.half_width) else interval.half_width
         self.rows.append(Row(name, metric, interval.mean, ci95, interval.n, published))
 
+    def add_point(self, name: str, metric: str, along: str, at: float, values: Sequence[float]) -> None:
+        """Adds a point to a curve of ``name``, one value per seed; `report` draws it."""
+        interval = mean_interval(values)
+        ci95 = None if math.isnan(interval.half_width) else interval.half_width
+        self.points.append(Point(name, metric, along, at, interval.mean, ci95, interval.n))
+
+    def add_cost(self, name: str, seconds: Sequence[float] = (), bytes: Sequence[float] = ()) -> None:
+        """Adds what ``name`` took, one value per seed of each that is known."""
+        means = (sum(values) / len(values) if len(values) else None for values in (seconds, bytes))
+        self.costs.append(Cost(name, *means))
+
     def as_dict(self) -> dict[str, Any]:
         """What is written to ``results.json``."""
         return {
             "recipe": self.recipe,
             "rows": [vars(row) for row in self.rows],
+            "points": [vars(point) for point in self.points],
+            "costs": [vars(cost) for cost in self.costs],
             "seconds": round(time.perf_counter() - self._began, 1),
             "memory_bytes": self.memory_bytes,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
