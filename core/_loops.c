@@ -20,9 +20,21 @@
 #define PREFETCH_READ(address) (void)(address)
 #endif
 
+/* One body, compiled twice; which one runs is decided when the module is loaded. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__)
+#define PER_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#else
+#define PER_PROCESSOR
+#endif
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #define HASH(number) ((size_t)(((uint64_t)(number) * 0x9E3779B97F4A7C15u) >> 32))
 #define AHEAD 2      /* rows that are fetched into the cache before their turn comes */
 #define FETCHED 4096 /* bytes of a row that are, at most */
+#define LINE 64      /* bytes that a processor reads and writes at a time */
 
 /* One column: rows of `size` bytes in two places. `digit` is the size of a floating-point number in it, or 0. */
 typedef struct {
@@ -30,7 +42,8 @@ typedef struct {
     const char *from;
     Py_ssize_t size;
     int digit;
-    uint64_t exponent; /* its bits in a number that is infinite or NaN */
+    int past;          /* whether rows are written past the cache */
+    uint64_t exponent; /* the bits of a number that is infinite or NaN */
 } Lane;
 
 typedef struct {
@@ -75,6 +88,7 @@ close_arrays(Array *arrays, int n)
         return !wrong;                                                           \
     }
 
+PER_PROCESSOR
 static int
 all_finite(const Lane *lane, const char *row)
 {
@@ -105,14 +119,50 @@ first_from(const int64_t *values, Py_ssize_t n, int64_t bound)
     return low;
 }
 
-/* What a lane of the table says: (dtype, shape of a row, address, bytes of a row, bytes of a floating-point number in it
-   or 0, its exponent bits). */
+/* Copies a row to its slot. Whole lines that go past the cache need not be read from memory first, which takes half of
+   the time. */
+static void
+put_row(const Lane *lane, int64_t slot, int64_t row)
+{
+    char *to = lane->to + slot * lane->size;
+    const char *from = lane->from + row * lane->size;
+    Py_ssize_t left = lane->size;
+#if defined(__SSE2__)
+    if (lane->past) {
+        const Py_ssize_t head = (LINE - (Py_ssize_t)((uintptr_t)to % LINE)) % LINE;
+        memcpy(to, from, (size_t)head);
+        for (to += head, from += head, left -= head; left >= LINE; to += LINE, from += LINE, left -= LINE) {
+            __m128i parts[4];
+            for (int i = 0; i < 4; i++) {
+                parts[i] = _mm_loadu_si128((const __m128i *)from + i);
+            }
+            for (int i = 0; i < 4; i++) {
+                _mm_stream_si128((__m128i *)to + i, parts[i]);
+            }
+        }
+    }
+#endif
+    memcpy(to, from, (size_t)left);
+}
+
+/* Lets what went past the cache be seen before anything that is written later. */
+static void
+settle_rows(void)
+{
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+/* What a lane of the table says: (dtype, shape of a row, address, bytes of a row, whether rows are written past the
+   cache, bytes of a floating-point number in it or 0, its exponent bits). */
 static int
 read_lane(PyObject *given, Lane *lane, PyObject **dtype, PyObject **shape)
 {
     unsigned long long to, exponent;
     if (!PyTuple_Check(given) ||
-        !PyArg_ParseTuple(given, "OO!KniK", dtype, &PyTuple_Type, shape, &to, &lane->size, &lane->digit, &exponent)) {
+        !PyArg_ParseTuple(given, "OO!KnpiK", dtype, &PyTuple_Type, shape, &to, &lane->size, &lane->past, &lane->digit,
+                          &exponent)) {
         PyErr_SetString(PyExc_TypeError, "expected lanes of columns");
         return -1;
     }
@@ -167,7 +217,7 @@ fetch_row(const Lane *lanes, int n_lanes, int64_t row)
 {
     for (int j = 0; j < n_lanes; j++) {
         const char *from = lanes[j].from + row * lanes[j].size;
-        for (Py_ssize_t at = 0; at < lanes[j].size && at < FETCHED; at += 64) {
+        for (Py_ssize_t at = 0; at < lanes[j].size && at < FETCHED; at += LINE) {
             PREFETCH_READ(from + at);
         }
     }
@@ -178,7 +228,7 @@ fetch_slot(const Lane *lanes, int n_lanes, int64_t slot)
 {
     for (int j = 0; j < n_lanes; j++) {
         const char *to = lanes[j].to + slot * lanes[j].size;
-        for (Py_ssize_t at = 0; at < lanes[j].size && at < FETCHED; at += 64) {
+        for (Py_ssize_t at = 0; at < lanes[j].size && at < FETCHED && !lanes[j].past; at += LINE) {
             PREFETCH(to + at);
         }
     }
@@ -210,10 +260,10 @@ copy_rows(const Lane *lanes, int n_lanes, const int64_t *rows, const int64_t *sl
             fetch_slot(lanes, n_lanes, slots[i + AHEAD]);
         }
         for (int j = 0; j < n_lanes; j++) {
-            const Lane *lane = &lanes[j];
-            memcpy(lane->to + slots[i] * lane->size, lane->from + rows[i] * lane->size, (size_t)lane->size);
+            put_row(&lanes[j], slots[i], rows[i]);
         }
     }
+    settle_rows();
 }
 
 /* Attributes and methods of tensors and streams, and what makes a tensor. */
@@ -293,7 +343,7 @@ PyDoc_STRVAR(open_batch_doc,
 "Args:\n"
 "    batch: a dict of tensors.\n"
 "    columns: a dict of columns with an attribute `lane`: None, or (dtype, shape of a row, address, bytes of a row,\n"
-"        bytes of a floating-point number in it or 0, its exponent bits).\n\n"
+"        whether rows are written past the cache, bytes of a floating-point number in it or 0, its exponent bits).\n\n"
 "Returns:\n"
 "    The number of rows, and where they lie and go; None if a column is missing, of another type, dtype, shape or\n"
 "    layout, or needs a gradient.");
@@ -328,7 +378,7 @@ typedef struct {
     Array arrays[7]; /* rows, slots, keys, gone; ids, keys, ranks */
     int opened;
     int64_t stop;
-    int64_t *taken; /* rows of a batch and, after them, their slots */
+    int64_t *taken; /* of rows of a batch that win: which of those known they are, which of the batch, and their slots */
 } Intake;
 
 PyDoc_STRVAR(intake_doc,
@@ -371,7 +421,7 @@ intake_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
             goto failed;
         }
     }
-    if ((self->taken = PyMem_Malloc((2 * (size_t)known + 1) * sizeof(int64_t))) == NULL) {
+    if ((self->taken = PyMem_Malloc((3 * (size_t)known + 1) * sizeof(int64_t))) == NULL) {
         PyErr_NoMemory();
         goto failed;
     }
@@ -387,6 +437,60 @@ intake_free(Intake *self)
     close_arrays(self->arrays, self->opened);
     PyMem_Free(self->taken);
     Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+/* Looks up what is won by the rows of a batch from `first` on, of which `start` and `end` are the positions in the
+   stream, and still stands at `end`. Returns how many. */
+static Py_ssize_t
+look_up(const Intake *self, int64_t start, int64_t end, int64_t first)
+{
+    const int64_t *rows = self->arrays[0].view.buf, *slots = self->arrays[1].view.buf, *gone = self->arrays[3].view.buf;
+    const Py_ssize_t known = self->arrays[0].length;
+    int64_t *which = self->taken, *taken = which + known, *places = taken + known;
+    Py_ssize_t count = 0;
+    for (Py_ssize_t i = first_from(rows, known, start); i < known && rows[i] < end; i++) {
+        if (gone[i] >= end) {
+            which[count] = i;
+            taken[count] = rows[i] - start + first;
+            places[count++] = slots[i];
+        }
+    }
+    return count;
+}
+
+/* Fetches into the cache what the rows that win are written to. */
+static void
+fetch_books(const Intake *self, Py_ssize_t count)
+{
+    const int64_t *places = self->taken + 2 * self->arrays[0].length;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        for (int j = 4; j < 7; j++) {
+            PREFETCH((const int64_t *)self->arrays[j].view.buf + places[i]);
+        }
+    }
+}
+
+/* Enters what was looked up in the books, and copies it. `id` is that of the first row of the batch; a row of it whose
+   slot is taken by a later one loses it. */
+static void
+take_in(Intake *self, const Lane *lanes, int n_lanes, Py_ssize_t count, int64_t id, int64_t *slot_of, Py_ssize_t n)
+{
+    const Py_ssize_t known = self->arrays[0].length;
+    const int64_t *which = self->taken, *taken = which + known, *places = taken + known;
+    const double *keys = self->arrays[2].view.buf;
+    int64_t *ids = self->arrays[4].view.buf, *ranks = self->arrays[6].view.buf;
+    double *held = self->arrays[5].view.buf;
+    for (Py_ssize_t i = 0; i < count; i++) {
+        const int64_t slot = places[i], before = ids[slot] - id;
+        if (before >= 0 && before < n && slot_of[before] == slot) {
+            slot_of[before] = -1;
+        }
+        ids[slot] = id + taken[i];
+        held[slot] = keys[which[i]];
+        ranks[slot] = -1;
+        slot_of[taken[i]] = slot;
+    }
+    copy_rows(lanes, n_lanes, taken, places, count);
 }
 
 PyDoc_STRVAR(intake_add_doc,
@@ -424,29 +528,13 @@ intake_add(Intake *self, PyObject *const *args, Py_ssize_t n_args)
     if (n < 0 || start + n > self->stop) {
         goto refuse;
     }
-    const int64_t *rows = self->arrays[0].view.buf, *slots = self->arrays[1].view.buf, end = start + n;
-    const double *keys = self->arrays[2].view.buf;
-    const int64_t *gone = self->arrays[3].view.buf;
-    int64_t *ids = self->arrays[4].view.buf, *ranks = self->arrays[6].view.buf;
-    double *held = self->arrays[5].view.buf;
-    const Py_ssize_t known = self->arrays[0].length, first = first_from(rows, known, start);
-    int64_t *taken = self->taken, *places = taken + known;
-    Py_ssize_t count = 0;
-    for (Py_ssize_t i = first; i < known && rows[i] < end; i++) {
-        if (gone[i] >= end) {
-            taken[count] = rows[i] - start;
-            places[count++] = slots[i];
-        }
-    }
+    const Py_ssize_t count = look_up(self, start, start + n, 0);
+    const int64_t *taken = self->taken + self->arrays[0].length, *places = taken + self->arrays[0].length;
     for (Py_ssize_t i = 0; i < count && i < AHEAD; i++) {
         fetch_row(lanes, (int)n_lanes, taken[i]);
         fetch_slot(lanes, (int)n_lanes, places[i]);
     }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        PREFETCH(&ids[places[i]]);
-        PREFETCH(&held[places[i]]);
-        PREFETCH(&ranks[places[i]]);
-    }
+    fetch_books(self, count);
     PyObject *const length = PyLong_FromSsize_t(n), *const empty[2] = {length, whole_numbers};
     Py_buffer view;
     array = length == NULL ? NULL : PyObject_Vectorcall(new_array, empty, 2, NULL);
@@ -455,22 +543,15 @@ intake_add(Intake *self, PyObject *const *args, Py_ssize_t n_args)
         PyObject_GetBuffer(array, &view, PyBUF_WRITABLE) < 0) {
         goto done;
     }
-    if (!rows_finite(lanes, (int)n_lanes, taken, count)) {
-        PyBuffer_Release(&view);
-        goto refuse;
-    }
-    int64_t *slot_of = view.buf;
-    memset(slot_of, 0xff, (size_t)n * sizeof(int64_t));
-    for (Py_ssize_t i = first, j = 0; j < count; i++) {
-        if (gone[i] >= end) {
-            ids[slots[i]] = seen + taken[j];
-            held[slots[i]] = keys[i];
-            ranks[slots[i]] = -1;
-            slot_of[taken[j++]] = slots[i];
-        }
+    const int good = rows_finite(lanes, (int)n_lanes, taken, count);
+    if (good) {
+        memset(view.buf, 0xff, (size_t)n * sizeof(int64_t));
+        take_in(self, lanes, (int)n_lanes, count, seen, view.buf, n);
     }
     PyBuffer_Release(&view);
-    copy_rows(lanes, (int)n_lanes, taken, places, count);
+    if (!good) {
+        goto refuse;
+    }
     result = Py_BuildValue("Onn", tensor, n, count);
     goto done;
 refuse:
@@ -485,8 +566,48 @@ done:
     return result;
 }
 
+PyDoc_STRVAR(intake_take_doc,
+"take(lanes, first, n, start, seen, slots) -> int\n\n"
+"Takes in some rows of a batch, of which all numbers are finite.\n\n"
+"Args:\n"
+"    lanes: of the batch, as from open_batch.\n"
+"    first, n: the first of these rows, and how many they are.\n"
+"    start: position of the first of them in the stream.\n"
+"    seen: its id.\n"
+"    slots: int64, of all rows of the batch; those of these rows, and of rows before them that lose theirs, are written.\n\n"
+"Returns:\n"
+"    How many were taken.");
+
+static PyObject *
+intake_take(Intake *self, PyObject *const *args, Py_ssize_t n_args)
+{
+    Array slots;
+    const Lane *lanes = NULL;
+    if (n_args != 6) {
+        PyErr_SetString(PyExc_TypeError, "take expects 6 arguments");
+        return NULL;
+    }
+    const int n_lanes = open_lanes(args[0], &lanes);
+    const Py_ssize_t first = PyLong_AsSsize_t(args[1]), n = PyLong_AsSsize_t(args[2]);
+    const int64_t start = (int64_t)PyFloat_AsDouble(args[3]), seen = PyLong_AsLongLong(args[4]);
+    if (PyErr_Occurred() || open_arrays(&args[5], &slots, 1, 0) < 1) {
+        return NULL;
+    }
+    Py_ssize_t count = -1;
+    if (first < 0 || n < 0 || first + n > slots.length || start + n > self->stop) {
+        PyErr_SetString(PyExc_ValueError, "expected rows of the batch that are known of");
+    } else {
+        count = look_up(self, start, start + n, first);
+        fetch_books(self, count);
+        take_in(self, lanes, n_lanes, count, seen - first, slots.view.buf, slots.length);
+    }
+    close_arrays(&slots, 1);
+    return count < 0 ? NULL : PyLong_FromSsize_t(count);
+}
+
 static PyMethodDef intake_methods[] = {
     {"add", (PyCFunction)(void (*)(void))intake_add, METH_FASTCALL, intake_add_doc},
+    {"take", (PyCFunction)(void (*)(void))intake_take, METH_FASTCALL, intake_take_doc},
     {NULL, NULL, 0, NULL},
 };
 
@@ -550,6 +671,41 @@ copy(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(fill_doc,
+"fill(n, start, lanes) -> bool\n\n"
+"Copies the n rows of a batch, with lanes as from open_batch, to the slots from start on, if all of their numbers are\n"
+"finite. Otherwise nothing is copied.");
+
+static PyObject *
+fill(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    const Lane *lanes = NULL;
+    int good = 1;
+    if (n_args != 3) {
+        PyErr_SetString(PyExc_TypeError, "fill expects 3 arguments");
+        return NULL;
+    }
+    const Py_ssize_t n = PyLong_AsSsize_t(args[0]), start = PyLong_AsSsize_t(args[1]);
+    const int n_lanes = open_lanes(args[2], &lanes);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    for (int write = 0; write < 2 && good; write++) {
+        for (int j = 0; j < n_lanes && good; j++) {
+            Lane whole = lanes[j]; /* all rows as one */
+            whole.to += start * whole.size;
+            whole.size *= n;
+            if (write) {
+                put_row(&whole, 0, 0);
+            } else {
+                good = all_finite(&whole, whole.from);
+            }
+        }
+    }
+    settle_rows();
+    return PyBool_FromLong(good);
+}
+
 /* Copies the rows in `slots` and their ids; -1 after an error. Lanes lead into the store: here rows come out of it. */
 static int
 gather_rows(const Lane *lanes, int n_lanes, const int64_t *slots, Py_ssize_t n, const Array *ids, int64_t *found)
@@ -568,7 +724,7 @@ gather_rows(const Lane *lanes, int n_lanes, const int64_t *slots, Py_ssize_t n, 
         for (Py_ssize_t i = 0; i < n; i++) {
             if (i + AHEAD < n) {
                 const char *next = lanes[j].to + slots[i + AHEAD] * size;
-                for (Py_ssize_t at = 0; at < size && at < FETCHED; at += 64) {
+                for (Py_ssize_t at = 0; at < size && at < FETCHED; at += LINE) {
                     PREFETCH_READ(next + at);
                 }
             }
@@ -1407,6 +1563,7 @@ static PyMethodDef methods[] = {
     {"copy", (PyCFunction)(void (*)(void))copy, METH_FASTCALL, copy_doc},
     {"draw", (PyCFunction)(void (*)(void))draw, METH_FASTCALL, draw_doc},
     {"enter", (PyCFunction)(void (*)(void))enter, METH_FASTCALL, enter_doc},
+    {"fill", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, fill_doc},
     {"finite", (PyCFunction)(void (*)(void))finite_rows, METH_FASTCALL, finite_doc},
     {"gather", (PyCFunction)(void (*)(void))gather, METH_FASTCALL, gather_doc},
     {"lowest_by_row", (PyCFunction)(void (*)(void))lowest_by_row, METH_FASTCALL, lowest_by_row_doc},

@@ -180,20 +180,52 @@ class Admission:
             that a number is not finite.
         """
         if self._intake is None:
-            return None
+            return None if loops is None else self._copy_fill(loops.open_batch(batch, columns))
         stream = self.streams[0]
         done: tuple[Tensor, int, int] | None = self._intake.add(batch, columns, stream.mass, self.seen)
-        if done is not None:
-            stream.mass += done[1]
-            self.seen += done[1]
+        if done is None:
+            return self._copy_beyond(loops.open_batch(batch, columns))
+        stream.mass += done[1]
+        self.seen += done[1]
         return done
+
+    def _copy_fill(
+        self, batch: OpenBatch | None, labels: Sequence[int] | NDArray[np.int64] | None = None
+    ) -> tuple[Tensor, int, int] | None:
+        """`copy_in` while there is room for all."""
+        if batch is None or not batch[0] or not self._fits(batch[0]) or not loops.fill(batch[0], self.size, batch[1]):
+            return None
+        accepted = self._fill(batch[0], labels)
+        return torch.from_numpy(accepted.slots), batch[0], batch[0]
+
+    def _copy_beyond(self, batch: OpenBatch | None) -> tuple[Tensor, int, int] | None:
+        """`copy_in` of a batch that ends beyond what is foreseen."""
+        stream = self.streams[0]
+        if batch is None or stream.mass + batch[0] <= self._foreseen.stop:
+            return None
+        n, lanes = batch
+        if not loops.finite(np.arange(n), lanes):
+            return None
+        slots = np.empty(n, np.int64)
+        slots.fill(-1)  # np.full takes several times as long
+        done = taken = 0
+        while done < n:
+            ahead = self._ahead(stream)
+            step = min(n - done, ahead.stop - int(stream.mass))
+            taken += self._intake.take(lanes, done, step, stream.mass, self.seen, slots)
+            stream.mass += step
+            self.seen += step
+            done += step
+        return torch.from_numpy(slots), n, taken
 
     def copy_in_labelled(
         self, batch: OpenBatch, labels: Sequence[int] | NDArray[np.int64]
     ) -> tuple[Tensor, int, int] | None:
         """`copy_in` for rows that compete in the streams of their labels."""
         n, lanes = batch
-        if self._fits(n) or loops is None:
+        if self._fits(n):
+            return self._copy_fill(batch, labels)
+        if loops is None:
             return None
         known = loops.contenders(labels, self.streams, lanes)
         if known is None:
@@ -294,17 +326,22 @@ class Admission:
         if stream.threshold == -math.inf and (done := min(self.capacity - self.size, n)):
             parts.append(self._fill(done))
         while done < n:
-            if self._foreseen is None or stream.mass >= self._foreseen.stop:
-                self._foreseen = self._look_ahead(stream)
-                if loops is not None and self.size == self.capacity:
-                    books = self.ids, self.keys, self.ranks
-                    self._intake = loops.Intake(self._foreseen.winners, books, self._foreseen.stop)
-            step = min(n - done, self._foreseen.stop - int(stream.mass))
-            part = self._foreseen.between(int(stream.mass), int(stream.mass) + step)
+            ahead = self._ahead(stream)
+            step = min(n - done, ahead.stop - int(stream.mass))
+            part = ahead.between(int(stream.mass), int(stream.mass) + step)
             self.take_in(part, step)
             parts.append(part._replace(rows=part.rows + done))
             done += step
         return parts[0] if len(parts) == 1 else Accepted.joined(parts)
+
+    def _ahead(self, stream: Stream) -> LookAhead:
+        """What is foreseen, of the next row at least."""
+        if self._foreseen is None or stream.mass >= self._foreseen.stop:
+            self._foreseen = self._look_ahead(stream)
+            if loops is not None and self.size == self.capacity:
+                books = self.ids, self.keys, self.ranks
+                self._intake = loops.Intake(self._foreseen.winners, books, self._foreseen.stop)
+        return self._foreseen
 
     def _fits(self, n: int) -> bool:
         """Whether there is room for ``n`` more rows and nothing was ever lost."""
@@ -441,7 +478,7 @@ class Admission:
     def _draw_points(self, stream: Stream) -> None:
         """The next block of points below the bar; blocks are short where the bar moves fast."""
         limit = -stream.threshold
-        n = max(64, min(stream.count // 8, 1024))
+        n = max(64, min(stream.count // 8, 4096))
         uniforms = self.uniforms.take(2 * n)
         gaps = -np.log1p(-uniforms[:n]) / limit
         gaps[0] += stream.points[-1] if len(stream.points) else stream.mass

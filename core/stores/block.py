@@ -15,9 +15,19 @@ from torch import Tensor
 Index: TypeAlias = slice | NDArray[np.int64]
 """Rows of a block: a slice, or slots."""
 
-Lane: TypeAlias = tuple[torch.dtype, tuple[int, ...], int, int, int, int]
-"""Rows in plain memory: dtype and shape of a row, the address, bytes of a row, bytes of a floating-point number in it
-(0 if there is none) and the bits that are all set where such a number is infinite or NaN."""
+Lane: TypeAlias = tuple[torch.dtype, tuple[int, ...], int, int, bool, int, int]
+"""Rows in plain memory: dtype and shape of a row, the address, bytes of a row, whether rows are written past the cache,
+bytes of a floating-point number in it (0 if there is none) and the bits that are all set where such a number is
+infinite or NaN."""
+
+LINE = 64
+"""Bytes that a processor reads and writes at a time; rows that begin with a line are written faster."""
+
+CACHED = 4 << 20
+"""Bytes of a block that may stay in a processor's cache."""
+
+LONG = 512
+"""Bytes of a row from which on it pays to write it past the cache, if the block does not stay there anyway."""
 
 Values: TypeAlias = Tensor | NDArray[Any]
 """Rows on their way into a block: an array where numpy writes them, else a tensor."""
@@ -108,7 +118,8 @@ def lane_of(data: Tensor) -> Lane | None:
     if data.device.type != "cpu" or data.dtype not in _DIGITS:
         return None
     shape = tuple(data.shape[1:])
-    return data.dtype, shape, data.data_ptr(), math.prod(shape) * data.itemsize, *_DIGITS[data.dtype]
+    size = math.prod(shape) * data.itemsize
+    return data.dtype, shape, data.data_ptr(), size, size >= LONG and data.nbytes > CACHED, *_DIGITS[data.dtype]
 
 
 def room(n: int, lane: Lane) -> Tensor:
@@ -153,7 +164,9 @@ def allocate(shape: Sequence[int], dtype: torch.dtype, device: torch.device, fol
         return torch.empty(tuple(shape), dtype=dtype, device=device)
     if folder is None:
         # numpy's large arrays lie in large pages, which are filled in half the time and found sooner
-        return torch.from_numpy(np.empty(size * dtype.itemsize, np.uint8)).view(dtype).view(tuple(shape))
+        room = np.empty(size * dtype.itemsize + LINE, np.uint8)
+        start = -room.ctypes.data % LINE
+        return torch.from_numpy(room[start : start + size * dtype.itemsize]).view(dtype).view(tuple(shape))
     folder.mkdir(parents=True, exist_ok=True)
     safe = "".join(c if c.isalnum() or c in "-_" else f"%{ord(c):x}" for c in name)
     file = folder / f"{safe}.column"

@@ -51,11 +51,15 @@ class Reserve(NamedTuple):
     @staticmethod
     def of(heights: NDArray[np.float64], ids: NDArray[np.int64], n: int) -> Reserve:
         """At least ``n`` of the rows with the given heights and ids, one per slot, if there are as many."""
-        slots = np.arange(len(heights))
+        few = max(256, n, len(heights) // 16)
         bound = -math.inf
-        spare = len(heights) - max(256, n, len(heights) // 4)
-        if spare > 0:
-            bound = float(np.partition(heights, spare)[spare])
+        if len(heights) > few:
+            some = heights[:: max(1, len(heights) // 1024)]  # tell where the bound lies, more or less
+            spare = len(some) - 1 - few * len(some) * 5 // (4 * len(heights))
+            bound = float(np.partition(some, spare)[spare]) if spare > 0 else -math.inf
+        slots = np.flatnonzero(heights >= bound)
+        if len(slots) < few < len(heights):
+            bound = float(np.partition(heights, len(heights) - few)[len(heights) - few])
             slots = np.flatnonzero(heights >= bound)
         heights = heights[slots]
         order = (-heights).argsort()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memreplay import ClassBalanced, Fifo, Half, Plain, Reservoir, Store, TopScore
 from memreplay.core import loops as module
 from memreplay.core.batch import Batch
-from memreplay.core.stores import admission, incoming, look_ahead, pool, table
+from memreplay.core.stores import admission, block, incoming, look_ahead, pool, table
 from memreplay.core.stores.admission import Admission
 from memreplay.core.stores.keeping import gradient_diversity
 from memreplay.core.stores.look_ahead import Reserve, contest
@@ -78,6 +78,40 @@ def test_a_store_is_the_same_in_python(keep, capacity: int, in_python: Callable[
     slow = run()
     assert len(fast) == len(slow)
     assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
+
+
+@pytest.mark.parametrize("width", [128, 131, 1100])
+@pytest.mark.parametrize("keep", [Reservoir(), ClassBalanced(Reservoir(), "label")], ids=repr)
+def test_long_rows_of_a_large_store_are_the_same_in_python(keep, width: int, in_python: Callable[[], None]) -> None:
+    capacity = block.CACHED // (4 * width) + 100
+
+    def run() -> list[torch.Tensor]:
+        memory, generator = Store(capacity, keep=keep, seed=1), torch.Generator().manual_seed(0)
+        assert memory.add({"feature": torch.zeros(1, width), "label": torch.zeros(1, dtype=torch.int64)}).item() == 0
+        seen = []
+        for n in (capacity - 7, 30, 500, 500, 64, 2000):
+            labels = torch.randint(3, (n,), generator=generator)
+            seen.append(memory.add({"feature": torch.randn(n, width, generator=generator), "label": labels}))
+        return [*seen, memory.rows().ids, *memory.rows().columns.values()]
+
+    fast = run()
+    in_python()
+    assert all(torch.equal(a, b) for a, b in zip(fast, run(), strict=True))
+
+
+@pytest.mark.parametrize("keep", [Reservoir(), ClassBalanced(Reservoir(), "label")], ids=repr)
+def test_what_is_not_finite_is_refused_while_there_is_room(keep) -> None:
+    memory, labels = Store(30, keep=keep, seed=0), torch.arange(6) % 2
+    memory.add({"x": torch.ones(6, 3), "label": labels})
+    for place in range(6):
+        bad = torch.ones(6, 3)
+        bad[place, place % 3] = math.nan
+        before = memory.state_dict()["tensors"]
+        with pytest.raises(ValueError, match="'x'"):
+            memory.add({"x": bad, "label": labels})
+        after = memory.state_dict()["tensors"]
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+    assert memory.add({"x": torch.ones(6, 3), "label": labels}).tolist() == list(range(6, 12))
 
 
 def gradient(x: torch.Tensor) -> torch.Tensor:
@@ -218,6 +252,13 @@ def test_an_intake_checks_what_it_is_given() -> None:
     assert intake.add({"x": torch.zeros(2)}, {}, 0.0, 7) is None
     with pytest.raises(TypeError):
         intake.add({}, {}, 0.0)
+    slots = np.full(2, -1)
+    for first, n in ((-1, 1), (0, 3), (0, 6)):
+        with pytest.raises(ValueError, match="known"):
+            intake.take(b"", first, n, 0.0, 7, slots)
+    assert intake.take(b"", 1, 1, 0.0, 7, slots) == 1  # the second row of the batch is the first of the stream
+    assert slots.tolist() == [-1, 0]
+    assert books[0].tolist() == [7, 0, 0]
 
 
 @settings(max_examples=50, deadline=None)

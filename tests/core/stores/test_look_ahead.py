@@ -71,9 +71,14 @@ def test_a_contest_goes_as_with_a_heap(size: int, n: int, seed: int, cuts: list[
 
 def test_the_reserve_of_a_large_store_is_a_part_of_it() -> None:
     heights = np.random.default_rng(0).random(10_000)
-    reserve = Reserve.of(heights, np.arange(10_000), 100)
-    assert 2500 <= len(reserve.slots) < 2600
-    assert reserve.heights.tolist() == sorted(heights.tolist(), reverse=True)[: len(reserve.slots)]
+    heights_in_order = sorted(heights.tolist(), reverse=True)
+    # of the second, the rows that a look at some of them sees are all high
+    for given in (heights, heights + (np.arange(10_000) % 9 == 0)):
+        reserve = Reserve.of(given, np.arange(10_000), 100)
+        assert 625 <= len(reserve.slots) < 1100
+        assert reserve.heights.tolist() == sorted(given.tolist(), reverse=True)[: len(reserve.slots)]
+    assert len(Reserve.of(heights, np.arange(10_000), 3000).slots) >= 3000
+    assert Reserve.of(heights, np.arange(10_000), 10_000).heights.tolist() == heights_in_order
 
 
 def test_of_equal_rows_the_newest_go_first() -> None:
