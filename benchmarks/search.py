@@ -12,6 +12,7 @@ from torch import Tensor
 
 from memreplay.core.retrievers import Nearest
 from memreplay.core.selection import Pool
+from memreplay.core.stores import Store
 
 DIM, K = 384, 10
 METRICS = {"dot": "IndexFlatIP", "cosine": "IndexFlatIP", "euclidean": "IndexFlatL2"}
@@ -41,6 +42,9 @@ def measure(bench: Bench) -> None:
     n = 10_000 if bench.quick else 100_000
     on_cpu = bench.device == "cpu"
     rows = vectors(n, bench.device)
+    store = Store(n, device=bench.device)
+    store.add({"feature": rows})
+    first = store.rows([0])
     for metric in METRICS:
         by = Nearest("feature", metric)  # type: ignore[arg-type]
         for q in MUST:
@@ -50,12 +54,15 @@ def measure(bench: Bench) -> None:
             bound = sum_seconds(rows.nbytes) if q == 1 else sgemm_seconds(2 * q * rows.numel())
             limit = bound if on_cpu else None
             name = f"search {q:,} of {n:,} x {DIM}, {metric}"
-            kept = Pool({"feature": rows})
+            work: Work = lambda by=by, query=query: store.search(query, K, by)  # noqa: E731
             if q == 1:
-                changed: Work = lambda by=by, query=query: by.search({"feature": rows}, query, K)  # noqa: E731
+
+                def changed(work: Work = work) -> None:
+                    store.update(first, feature=first["feature"])
+                    work()
+
                 bench.compare(f"{name}, rows just changed", changed, peers, calls=10, limit=limit)
                 name += ", rows unchanged"
-            work: Work = lambda by=by, query=query, kept=kept: by.search(kept, query, K)  # noqa: E731
             bench.compare(name, work, peers, calls=20 if q == 1 else 1, rounds=9 if q == 1 else 5, limit=limit)
     if on_cpu and not Path("/proc/self/clear_refs").exists():
         return

@@ -24,10 +24,11 @@ typedef float lanes __attribute__((vector_size(32), aligned(4), may_alias));
 typedef float half __attribute__((vector_size(16), may_alias));
 
 #define INLINE static inline __attribute__((always_inline))
+#define RARE static __attribute__((noinline, cold))
 
 /* One body, compiled twice; which one runs is decided when the module is loaded. */
 #if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__)
-#define PER_PROCESSOR __attribute__((target_clones("avx2", "default")))
+#define PER_PROCESSOR __attribute__((target_clones("fma", "default")))
 #else
 #define PER_PROCESSOR
 #endif
@@ -42,7 +43,7 @@ INLINE float sum(const lanes *v)
 }
 
 /* The cosine where squares leave the range of float32, times the length of the query. */
-static float careful_cosine(const float *row, const float *query, size dim)
+RARE float careful_cosine(const float *row, const float *query, size dim)
 {
     double product = 0, square = 0;
     for (size j = 0; j < dim; j++) {
@@ -53,9 +54,11 @@ static float careful_cosine(const float *row, const float *query, size dim)
 }
 
 /* Scores of `count` rows, `step` numbers apart: inner product, cosine times the length of the query, or squared distance
- * negated. */
+ * negated. Of cosines `scale` receives what inner products are multiplied with, NaN where they leave the range of float32.
+ */
 INLINE void compare_some(
-    const float *rows, size step, int count, const float *query, size dim, enum metric metric, float *out, size out_step)
+    const float *rows, size step, int count, const float *query, size dim, enum metric metric, float *out, float *scale,
+    size out_step)
 {
     lanes products[STREAMS] __attribute__((aligned(32))), squares[STREAMS] __attribute__((aligned(32)));
     size j = 0;
@@ -87,55 +90,67 @@ INLINE void compare_some(
             product += row[i] * query[i];
             square += offset * offset;
         }
-        if (metric == COSINE)
-            product = square > 1e-30f && square < 1e30f ? product / sqrtf(square) : careful_cosine(row, query, dim);
+        if (metric == COSINE) {
+            const int fits = square > 1e-30f && square < 1e30f;
+            const float inverse = fits ? 1 / sqrtf(square) : NAN;
+            product = fits ? product * inverse : careful_cosine(row, query, dim);
+            if (scale)
+                scale[c * out_step] = inverse;
+        }
         out[c * out_step] = metric == EUCLIDEAN ? -square : product;
     }
 }
 
 /* Rows are read at several places at once: a processor fetches ahead at each of them. */
-INLINE void compare_all(const float *rows, size n, const float *query, size dim, enum metric metric, float *out)
+INLINE void compare_all(
+    const float *rows, size n, const float *query, size dim, enum metric metric, float *out, float *scale)
 {
     size part = n / STREAMS, i = 0;
     for (; i < part; i++)
-        compare_some(rows + i * dim, part * dim, STREAMS, query, dim, metric, out + i, part);
+        compare_some(rows + i * dim, part * dim, STREAMS, query, dim, metric, out + i, scale ? scale + i : NULL, part);
     for (i = part * STREAMS; i < n; i++)
-        compare_some(rows + i * dim, 0, 1, query, dim, metric, out + i, 0);
+        compare_some(rows + i * dim, 0, 1, query, dim, metric, out + i, scale ? scale + i : NULL, 0);
 }
 
 PER_PROCESSOR
-static void compare_rows(const float *rows, size n, const float *query, size dim, enum metric metric, float *out)
+static void compare_rows(
+    const float *rows, size n, const float *query, size dim, enum metric metric, float *out, float *scale)
 {
     switch (metric) {
     case DOT:
-        compare_all(rows, n, query, dim, DOT, out);
+        compare_all(rows, n, query, dim, DOT, out, NULL);
         break;
     case COSINE:
-        compare_all(rows, n, query, dim, COSINE, out);
+        compare_all(rows, n, query, dim, COSINE, out, scale);
         break;
     case EUCLIDEAN:
-        compare_all(rows, n, query, dim, EUCLIDEAN, out);
+        compare_all(rows, n, query, dim, EUCLIDEAN, out, NULL);
     }
 }
 
 static PyObject *compare(PyObject *self, PyObject *args)
 {
-    Py_buffer rows, query, out;
+    Py_buffer rows, query, out, scale = {0};
+    PyObject *wanted = Py_None;
     int metric;
     (void)self;
-    if (!PyArg_ParseTuple(args, "y*y*w*i", &rows, &query, &out, &metric))
+    if (!PyArg_ParseTuple(args, "y*y*w*i|O", &rows, &query, &out, &metric, &wanted))
         return NULL;
     size n = out.len / (size)sizeof(float), dim = query.len / (size)sizeof(float);
-    int fits = rows.len == n * query.len && metric >= DOT && metric <= EUCLIDEAN;
+    int known = wanted == Py_None || PyObject_GetBuffer(wanted, &scale, PyBUF_WRITABLE) == 0;
+    int fits = known && rows.len == n * query.len && metric >= DOT && metric <= EUCLIDEAN &&
+               (!scale.buf || scale.len == out.len);
     if (fits) {
         Py_BEGIN_ALLOW_THREADS
-        compare_rows(rows.buf, n, query.buf, dim, (enum metric)metric, out.buf);
+        compare_rows(rows.buf, n, query.buf, dim, (enum metric)metric, out.buf, scale.buf);
         Py_END_ALLOW_THREADS
-    } else
-        PyErr_Format(PyExc_ValueError, "rows have %zd bytes, query %zd, out %zd", rows.len, query.len, out.len);
+    } else if (known)
+        PyErr_Format(
+            PyExc_ValueError, "rows have %zd bytes, query %zd, out %zd, scale %zd", rows.len, query.len, out.len, scale.len);
     PyBuffer_Release(&rows);
     PyBuffer_Release(&query);
     PyBuffer_Release(&out);
+    PyBuffer_Release(&scale);
     return fits ? Py_NewRef(Py_None) : NULL;
 }
 
@@ -223,18 +238,26 @@ static void keep_best_of(
     }
 }
 
-/* The same for one query, whose scores lie side by side and need neither bias nor scale. */
+/* The same for one query, whose scores lie side by side and need no bias. */
 PER_PROCESSOR
 static void keep_best_of_one(
-    const float *tile, size n, float *scores, int64_t *index, float *least, int64_t *taken, size k, int64_t start)
+    const float *tile, size n, const float *scale, float *scores, int64_t *index, float *least, int64_t *taken, size k,
+    int64_t start)
 {
+    float scaled[GROUP];
     for (size from = 0; from < n; from += GROUP) {
-        size count = n - from < GROUP ? n - from : GROUP;
+        const size count = n - from < GROUP ? n - from : GROUP;
+        const float *group = tile + from;
         int found = 0;
+        if (scale) {
+            for (size i = 0; i < count; i++)
+                scaled[i] = group[i] * scale[from + i];
+            group = scaled;
+        }
         for (size i = 0; i < count; i++)
-            found |= !(tile[from + i] <= *least);
-        for (size i = from; found && i < from + count; i++)
-            note(tile[i], start + i, scores, index, least, taken, k);
+            found |= !(group[i] <= *least);
+        for (size i = 0; found && i < count; i++)
+            note(group[i], start + from + i, scores, index, least, taken, k);
     }
 }
 
@@ -253,8 +276,8 @@ static PyObject *keep_best(PyObject *self, PyObject *args)
                (!scale.buf || scale.len == n * number);
     if (fits && k) {
         Py_BEGIN_ALLOW_THREADS
-        if (q == 1 && !bias.buf && !scale.buf)
-            keep_best_of_one(tile.buf, n, scores.buf, index.buf, least.buf, taken.buf, k, start);
+        if (q == 1 && !bias.buf)
+            keep_best_of_one(tile.buf, n, scale.buf, scores.buf, index.buf, least.buf, taken.buf, k, start);
         else
             keep_best_of(tile.buf, n, q, bias.buf, scale.buf, scores.buf, index.buf, least.buf, taken.buf, k, start);
         Py_END_ALLOW_THREADS
@@ -389,7 +412,7 @@ AVX2 static inline __attribute__((always_inline)) size shortlist(
             float product;
             if (j >= s->q)
                 break;
-            compare_some(s->rows + row * s->dim, 0, 1, s->directions + j * s->dim, s->dim, DOT, &product, 0);
+            compare_some(s->rows + row * s->dim, 0, 1, s->directions + j * s->dim, s->dim, DOT, &product, NULL, 0);
             note((product + bias) * scale, s->start + row, s->scores + 2 * s->k * j, s->index + 2 * s->k * j,
                  s->least + j, s->taken + j, s->k);
             found++;
@@ -462,7 +485,7 @@ static PyObject *search(PyObject *self, PyObject *args)
 #endif
 
 static PyMethodDef methods[] = {
-    {"compare", compare, METH_VARARGS, "compare(rows, query, out, metric): one query with every row."},
+    {"compare", compare, METH_VARARGS, "compare(rows, query, out, metric, scale=None): one query with every row."},
     {"keep_best", keep_best, METH_VARARGS,
      "keep_best(tile, bias, scale, scores, index, least, taken, start): notes the best of a tile of scores."},
 #ifdef HAS_SHORTLIST

@@ -176,17 +176,25 @@ class ExactSearch:
         return torch.cat(found).neg_()
 
 
-def nearest_to_one(rows: Vectors, query: Tensor, metric: Comparison, k: int) -> Top:
+def nearest_to_one(
+    rows: Vectors, query: Tensor, metric: Comparison, k: int, scale: Tensor | None = None, known: bool = False
+) -> Top:
     """The ``k`` rows nearest to ``query`` (D,), best first: (1, min(k, N)).
 
     One pass over rows that can be scanned is all it takes, so that nothing needs to be known of them beforehand.
+
+    Args:
+        scale: for a cosine, (N,): the rows' inverse lengths if they are ``known``, or room for them, see `compare`.
     """
     query = query.to(device=rows.device, dtype=rows.dtype)
     if metric == "cosine":
         query = query * inverse(torch.linalg.vector_norm(query))
     best = Best(1, min(k, len(rows)))
     for part in rows.parts(QUERIES * ROWS):
-        best.see(rows.compared(query, metric, part).unsqueeze(1), part.start)
+        if known and scale is not None:
+            best.see(rows.compared(query, "dot", part).unsqueeze(1), part.start, scale=scale[part])
+        else:
+            best.see(rows.compared(query, metric, part, scale).unsqueeze(1), part.start)
     top = best.top().ordered()
     return Top(top.scores.neg().sqrt_().neg_(), top.index) if metric == "euclidean" else top
 

@@ -81,9 +81,18 @@ class Nearest(Ranker):
         return top.scores, top.index
 
     def _of_each(self, pool: Pool, rows: Vectors, queries: Vectors, k: int) -> Top:
-        if len(queries) == 1 and self.metric != "mahalanobis" and rows.scanned:
+        if len(queries) != 1 or self.metric == "mahalanobis" or not rows.scanned:
+            return self._over(pool, rows).of_each(queries, k)
+        if self.metric != "cosine":
             return nearest_to_one(rows, queries[:][0], self.metric, k)
-        return self._over(pool, rows).of_each(queries, k)
+        # the first search finds out how long the rows are on its way
+        name = "inverse lengths", self.column
+        known: Tensor | None = pool.known(name)
+        scale = torch.empty(len(rows)) if known is None else known
+        top = nearest_to_one(rows, queries[:][0], "cosine", k, scale, known is not None)
+        if known is None and not scale.isnan().any():
+            pool.derived(name, lambda: scale)
+        return top
 
     def _queries(self, rows: Vectors, query: Mapping[str, Tensor] | None) -> Vectors:
         expected = f"expected {{{self.column!r}: tensor of shape (Q, {rows.dim})}}"

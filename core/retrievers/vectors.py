@@ -79,13 +79,24 @@ class Vectors:
         """Whether `compared` can be called."""
         return scans(self.dtype, self.device)
 
-    def compared(self, vector: Tensor, how: Comparison, rows: slice = slice(None)) -> Tensor:
-        """Some rows compared with ``vector`` (D,) as `compare` does, (n,); reads each row once."""
+    def compared(
+        self, vector: Tensor, how: Comparison, rows: slice = slice(None), scale: Tensor | None = None
+    ) -> Tensor:
+        """Some rows compared with ``vector`` (D,) as `compare` does, (n,); reads each row once. ``scale`` is (N,)."""
         start, stop, _ = rows.indices(len(self))
         out = torch.empty(stop - start)
-        step = self.rows_in(4 * BLOCK_BYTES // torch.get_num_threads())
+        threads = torch.get_num_threads()
+        once, again = self[:1], self[:1]
+        if once.data_ptr() == again.data_ptr():  # they lie there as they are: no part is a copy
+            step = max(1, -(-(stop - start) // threads))
+        else:
+            step = self.rows_in(4 * BLOCK_BYTES // threads)
         parts = [slice(i, min(i + step, stop)) for i in range(start, stop, step)]
-        in_threads(lambda p: compare(self[p], vector, how, out[p.start - start : p.stop - start]), parts)
+
+        def work(p: slice) -> None:
+            compare(self[p], vector, how, out[p.start - start : p.stop - start], None if scale is None else scale[p])
+
+        in_threads(work, parts)
         return out
 
     def products(self, vector: Tensor) -> Tensor:

@@ -124,6 +124,11 @@ class Pool(Mapping[str, Tensor]):
         return value
 
 
+    def known(self, name: Hashable) -> Any:
+        """What is `derived` already, or None."""
+        return self._derived.get(name)
+
+
 class _Subset(Pool):
     def __init__(self, parent: Pool, index: Tensor) -> None:
         super().__init__(parent)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from memreplay.core.retrievers import Nearest, scan
 from memreplay.core.retrievers.scan import COMPARISONS, compare, in_threads
 from memreplay.core.retrievers.vectors import Vectors
+from memreplay.core.selection import Pool
 
 needs_compiled = pytest.mark.skipif(scan.compiled is None, reason="no C compiler built _scan.c")
 
@@ -43,6 +45,40 @@ def test_cosines_of_lengths_whose_squares_leave_the_range(size):
     x, out = torch.full((5, 384), size), torch.empty(5)
     compare(x, torch.ones(384) / 384**0.5, "cosine", out)
     torch.testing.assert_close(out, torch.ones(5))
+
+
+@needs_compiled
+def test_products_times_the_inverse_lengths_are_the_cosines_to_the_last_bit():
+    x, v = numbers(103, 31), numbers(31, seed=1)
+    x[3], x[50], x[102] = 0, 1e22, 1e-22
+    cosines, products, scale = torch.empty(103), torch.empty(103), torch.empty(103)
+    compare(x, v, "cosine", cosines, scale)
+    compare(x, v, "dot", products)
+    known = ~scale.isnan()
+    assert (~known).nonzero().flatten().tolist() == [3, 50, 102]
+    assert torch.equal((products * scale)[known], cosines[known])
+    torch.testing.assert_close(scale[known], x.norm(dim=1).reciprocal()[known])
+    with pytest.raises(ValueError, match="out 412, scale 408"):
+        compare(x, v, "cosine", cosines, scale[1:])
+
+
+@needs_compiled
+@pytest.mark.parametrize("odd", [False, True])
+def test_a_second_search_with_one_query_finds_the_same(odd):
+    x = numbers(1000, 24)
+    if odd:
+        x[17] *= 1e25  # its square has no room in float32
+    pool, by = Pool({"feature": x}), Nearest()
+    for seed in (1, 2, 1):
+        query = {"feature": numbers(1, 24, seed=seed)}
+        scores, slots = by.search(pool, query, 20)
+        alone = by.search({"feature": x}, query, 20)
+        assert torch.equal(scores, alone[0])
+        assert torch.equal(slots, alone[1])
+        torch.testing.assert_close(
+            scores[0].double(), (F.normalize(x.double()) @ F.normalize(query["feature"].double()).T)[slots[0], 0]
+        )
+        assert (pool.known(("inverse lengths", "feature")) is None) == odd
 
 
 @needs_compiled
