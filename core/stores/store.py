@@ -403,9 +403,9 @@ class Store:
                 incoming = Incoming(self._table, values, n)
                 self._afford(values)
             pool = Union(self._pool, values, n, self.seen, forget_keys=repr(keep) != repr(self.keep))
-            index, ranks = self._ranked(keep, min(self.capacity, k or self.capacity), pool)
-            if n and self._keyed is not None:
-                arrived = torch.from_numpy(self._keys(values, n))
+            index, ranks, scores = self._ranked(keep, min(self.capacity, k or self.capacity), pool)
+            if n:
+                arrived = scores[len(self) :] if self._keyed is None else torch.from_numpy(self._keys(values, n))
                 keys = torch.cat([torch.from_numpy(self._books.keys[: len(self)]), arrived])[index]
         except Exception:
             self._undo(fresh, before)
@@ -415,8 +415,9 @@ class Store:
         self._ranked_by = repr(keep)
         return self._replace(index, incoming, n, keys=keys, ranks=ranks)
 
-    def _ranked(self, keep: Selector, k: int, pool: Pool) -> tuple[Tensor, Tensor]:
-        """Rows to keep, and the rank of each within its class."""
+    def _ranked(self, keep: Selector, k: int, pool: Pool) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows to keep, the rank of each within its class, and the scores of all rows of the pool; NaN where they are
+        not known, or of another selector than the store's."""
         inner, groups = keep, [torch.arange(pool.size)]
         if isinstance(keep, ClassBalanced):
             inner, groups = keep.inner, list(groups_of(pool, keep.column).values())
@@ -424,6 +425,7 @@ class Store:
         if self._ranked_by == repr(keep):
             ranks[: len(self)] = self._books.ranks[: len(self)]
         chosen = [torch.empty(0, dtype=torch.int64)]
+        scores = torch.full((pool.size,), torch.nan, dtype=torch.float64)
         for member, share in zip(
             groups, equal_shares([len(group) for group in groups], k, self._keep_generator), strict=True
         ):
@@ -431,10 +433,12 @@ class Store:
             if (known >= 0).all():
                 chosen.append(member[torch.from_numpy(known).argsort(stable=True)[:share]])
             elif share:
-                index = rank(inner, pool.subset(member), share, generator=self._keep_generator).index
-                self._check_selection(index, len(member), share)
-                chosen.append(member[index])
-        return torch.cat(chosen), torch.cat([torch.arange(len(part)) for part in chosen])
+                selection = rank(inner, pool.subset(member), share, generator=self._keep_generator)
+                self._check_selection(selection.index, len(member), share)
+                chosen.append(member[selection.index])
+                if selection.score is not None and repr(keep) == repr(self.keep):
+                    scores[chosen[-1]] = selection.score.cpu().double()
+        return torch.cat(chosen), torch.cat([torch.arange(len(part)) for part in chosen]), scores
 
     # -- recalling ----------------------------------------------------------------------------------------------
 

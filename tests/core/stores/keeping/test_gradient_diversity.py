@@ -259,3 +259,24 @@ def test_gradients_can_come_when_there_is_a_model():
     assert store.keep == given.keep
     with pytest.raises(TypeError, match="gradient"):
         store.complete(gradient=by_input)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["by another policy", "by its own"])
+def test_candidates_of_a_consolidation_get_scores_of_their_own(own) -> None:
+    policy = GradientDiversity(by_input, sample=10)
+    store = Store(6, keep=policy, seed=0)
+    store.add({"input": stream(4)})
+    before = store._books.keys[:4].copy()
+    candidates = torch.cat([stream(4)[:1], -stream(4)[1:2]])
+    slots = store.consolidate(policy if own else Reservoir(), 6, {"input": candidates})
+    found = store._books.keys[:6].copy()
+    assert (found[:4] == before).all()
+    if own:
+        expected = [1 + max(cosine(g, h) for h in stream(4).tolist()) for g in candidates.tolist()]
+        assert found[slots.numpy()] == pytest.approx(expected, abs=1e-6)
+    else:
+        assert np.isnan(found[slots.numpy()]).all()
+    store.add({"input": stream(3, seed=1)})  # compares those that no score is known of with those held
+    assert len(store) == 6
+    scores_now = store._books.keys[:6]
+    assert ((scores_now > 0) & (scores_now <= 2)).all()
