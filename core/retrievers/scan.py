@@ -33,8 +33,8 @@ def compare(rows: Tensor, vector: Tensor, how: Comparison, out: Tensor, scale: T
     ``how`` is ``"dot"``; ``"cosine"``, times the length of the vector and 0 for a row that is 0; or ``"euclidean"``,
     which here is the square of the distance, negated.
 
-    With ``"cosine"`` the inverse lengths of the rows go to ``scale`` (n,) if given, NaN where the square of a length, or
-    its inverse, leaves the range of float32: elsewhere inner products times these are the cosines to the last bit.
+    With ``"cosine"`` the inverse lengths of the rows go to ``scale`` (n,) if given, NaN where a squared length or
+    its inverse leaves the range of float32: elsewhere inner products times these are the cosines to the last bit.
     """
     given = None if scale is None else scale.numpy()
     compiled.compare(rows.contiguous().numpy(), vector.contiguous().numpy(), out.numpy(), COMPARISONS.index(how), given)

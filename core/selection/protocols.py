@@ -123,7 +123,6 @@ class Pool(Mapping[str, Tensor]):
         value: T = self._derived[name]
         return value
 
-
     def known(self, name: Hashable) -> Any:
         """What is `derived` already, or None."""
         return self._derived.get(name)

@@ -22,7 +22,7 @@ import math
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,132 +30,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..loops import loops
+from .books import Books
 from .columns import Storage
 from .look_ahead import NOTHING, Accepted, LookAhead, Reserve, contest
+from .stream import Contenders, Stream
 from .table import OpenBatch
-from .uniforms import Uniforms
 
 
-class Stream:
-    """One competition: the rows of a store, or of one class of it."""
-
-    __slots__ = (
-        "_ahead",
-        "bound",
-        "count",
-        "cursor",
-        "heights",
-        "label",
-        "mass",
-        "next",
-        "order",
-        "points",
-        "pool",
-        "threshold",
-    )
-
-    def __init__(self, label: int, order: int) -> None:
-        self.label = label
-        self.order = order  # in which streams appeared; decides between streams of equal size
-        self.count = 0  # rows held
-        self.mass = 0.0  # weight seen; for equal weights the number of rows
-        self.threshold = -math.inf  # no row that was lost had a key above this
-        self.points = NOTHING.keys  # where on the weight axis the points drawn ahead lie, rising
-        self.heights = NOTHING.keys  # and how high
-        self._ahead: list[tuple[float, float]] | None = None
-        self.cursor = 0  # the first of them not used yet
-        self.next = -math.inf  # where that one lies; -inf while none are drawn
-        self.pool: list[tuple[float, int, int]] = []  # (-key, id, slot) of rows to go, the next to go last
-        self.bound = math.inf  # rows whose -key is at or above this are all in the pool
-
-    def look(self, points: NDArray[np.float64], heights: NDArray[np.float64]) -> None:
-        """These are the points ahead."""
-        self.points, self.heights, self.cursor = points, heights, 0
-        self._ahead = None
-        self.next = float(points[0]) if len(points) else -math.inf
-
-    @property
-    def ahead(self) -> list[tuple[float, float]]:
-        """The points ahead and their heights, as numbers."""
-        if self._ahead is None:
-            self._ahead = list(zip(self.points.tolist(), self.heights.tolist(), strict=True))
-        return self._ahead
-
-    def lowest_by_row(self) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-        """Rows before that of the last point which have a point below the bar, the lowest height of each; and that last
-        row."""
-        rows, heights = np.empty(len(self.points), np.int64), np.empty(len(self.points))
-        lowest = _lowest_by_row if loops is None else loops.lowest_by_row
-        n = lowest(self.points, self.heights, -self.threshold, rows, heights)
-        return rows[:n], heights[:n], int(self.points[-1])
-
-
-def _lowest_by_row(
-    points: NDArray[np.float64],
-    heights: NDArray[np.float64],
-    bar: float,
-    rows: NDArray[np.int64],
-    lowest: NDArray[np.float64],
-) -> int:
-    """`Stream.lowest_by_row` in Python: writes the rows and their heights, and returns how many they are."""
-    at = points.astype(np.int64)
-    at = at[: at.searchsorted(at[-1])]
-    first = np.flatnonzero(np.diff(at, prepend=-1))
-    if not len(first):
-        return 0
-    low = np.minimum.reduceat(heights[: len(at)], first)
-    below = low < bar
-    n = int(below.sum())
-    rows[:n], lowest[:n] = at[first[below]], low[below]
-    return n
-
-
-class Contenders(NamedTuple):
-    """Rows of a batch that may win.
-
-    Attributes:
-        ends: where the rows of the batch end on the axes of their streams, by label.
-        found: row, label and where the row ends on the axis of its stream, in the order of the rows.
-    """
-
-    ends: dict[int, float]
-    found: list[tuple[int, int, float]]
-
-    @property
-    def rows(self) -> NDArray[np.int64]:
-        """The rows, rising."""
-        return np.array([row for row, _, _ in self.found], np.int64)
-
-
-class Admission:
-    """Ids, keys and ranks of the rows that a store holds, and the competition for its slots.
-
-    The rows held occupy the slots ``0 .. size - 1``.
-
-    Args:
-        capacity: rows the store can hold.
-        generator: for the keys.
-        grouped: whether every label has a stream of its own.
-    """
+class Admission(Books):
+    """The competition of new rows for the slots of a store; its arguments are those of `Books`."""
 
     def __init__(self, capacity: int, generator: torch.Generator, grouped: bool) -> None:
-        self.capacity = capacity
-        self.grouped = grouped
-        self.uniforms = Uniforms(generator)
-        self.size = 0
-        self.seen = 0
-        self.ids = np.empty(capacity, np.int64)
-        self.keys = np.empty(capacity, np.float64)
-        self.ranks = np.full(capacity, -1)
-        self.labels = np.empty(capacity if grouped else 0, np.int64)
-        self._ranked = False
-        self.streams: dict[int, Stream] = {}
-        if not grouped:
-            self._stream(0)
-        self._foreseen: LookAhead | None = None
-        self._intake: Any = None  # takes in what is foreseen, where that is compiled
-        self._reserve: Reserve | None = None
-        self._sizes: list[tuple[int, int, int]] = []  # heap of (-count, order, label); stale entries are skipped
+        super().__init__(capacity, generator, grouped)
         self._slots: list[int] = []  # what the rows of the batch at hand have won, not yet in the books
         self._rows: list[int] = []
         self._heights: list[float] = []
@@ -179,8 +65,10 @@ class Admission:
             The slot of each row, or -1, how many there were and how many were taken; None if nothing was done, be it
             that a number is not finite.
         """
+        if loops is None:
+            return None
         if self._intake is None:
-            return None if loops is None else self._copy_fill(loops.open_batch(batch, columns))
+            return self._copy_fill(loops.open_batch(batch, columns))
         stream = self.streams[0]
         done: tuple[Tensor, int, int] | None = self._intake.add(batch, columns, stream.mass, self.seen)
         if done is None:
@@ -189,19 +77,19 @@ class Admission:
         self.seen += done[1]
         return done
 
-    def _copy_fill(
-        self, batch: OpenBatch | None, labels: Sequence[int] | NDArray[np.int64] | None = None
-    ) -> tuple[Tensor, int, int] | None:
+    def _copy_fill(self, batch: OpenBatch | None, labels: list[int] | None = None) -> tuple[Tensor, int, int] | None:
         """`copy_in` while there is room for all."""
-        if batch is None or not batch[0] or not self._fits(batch[0]) or not loops.fill(batch[0], self.size, batch[1]):
+        if loops is None or batch is None or not batch[0] or not self._fits(batch[0]):
             return None
-        accepted = self._fill(batch[0], labels)
-        return torch.from_numpy(accepted.slots), batch[0], batch[0]
+        n, lanes = batch
+        if not loops.fill(n, self.size, lanes):
+            return None
+        return torch.from_numpy(self._fill(n, labels).slots), n, n
 
     def _copy_beyond(self, batch: OpenBatch | None) -> tuple[Tensor, int, int] | None:
         """`copy_in` of a batch that ends beyond what is foreseen."""
         stream = self.streams[0]
-        if batch is None or stream.mass + batch[0] <= self._foreseen.stop:
+        if loops is None or batch is None or self._foreseen is None or stream.mass + batch[0] <= self._foreseen.stop:
             return None
         n, lanes = batch
         if not loops.finite(np.arange(n), lanes):
@@ -224,7 +112,7 @@ class Admission:
         """`copy_in` for rows that compete in the streams of their labels."""
         n, lanes = batch
         if self._fits(n):
-            return self._copy_fill(batch, labels)
+            return self._copy_fill(batch, labels.tolist() if isinstance(labels, np.ndarray) else list(labels))
         if loops is None:
             return None
         known = loops.contenders(labels, self.streams, lanes)
@@ -386,19 +274,6 @@ class Admission:
             self._reserve = Reserve.of(-self.keys[: self.size], self.ids[: self.size], n)
         return self._reserve
 
-    def _catch_up(self, stream: Stream) -> None:
-        """Brings the threshold and the points ahead to where the stream is."""
-        if self._foreseen is not None:
-            stream.threshold = max(stream.threshold, self._foreseen.lost_before(int(stream.mass)))
-            used = int(stream.points.searchsorted(stream.mass))
-            stream.look(stream.points[used:], stream.heights[used:])
-
-    def settle(self) -> None:
-        """Forgets what was foreseen; to be called before anything but `offer` changes who is there."""
-        if self._foreseen is not None:
-            self._catch_up(self.streams[0])
-        self._foreseen = self._intake = self._reserve = None
-
     def _offer_labelled(self, contenders: Contenders) -> None:
         """Rows of equal weight, each in the stream of its label."""
         streams, at = self.streams, 0
@@ -502,13 +377,6 @@ class Admission:
                 stream.next = ahead[stream.cursor][0]
         return lowest
 
-    def _stream(self, label: int) -> Stream:
-        stream = self.streams.get(label)
-        if stream is None:
-            last = next(reversed(self.streams.values()), None)
-            stream = self.streams[label] = Stream(label, 0 if last is None else last.order + 1)
-        return stream
-
     def _enter(self, stream: Stream, row: int, height: float) -> None:
         """Row ``row`` of the batch, whose key is ``-height``, contests a slot."""
         if -height <= stream.threshold:
@@ -573,14 +441,6 @@ class Admission:
             stream.pool = list(zip(*columns, strict=True))
         return stream.pool
 
-    def _count(self, stream: Stream, change: int) -> None:
-        stream.count += change
-        if self.grouped:
-            heapq.heappush(self._sizes, (-stream.count, stream.order, stream.label))
-            if len(self._sizes) > 64 + 4 * len(self.streams):
-                self._sizes = [(-s.count, s.order, s.label) for s in self.streams.values()]
-                heapq.heapify(self._sizes)
-
     def _write(self) -> None:
         """Enters in the books what was won; a slot won twice goes to the later row."""
         if not self._slots:
@@ -607,171 +467,3 @@ class Admission:
                 self.labels[slots] = self._labels
         self._accepted.update(zip(self._slots, self._rows, strict=True))
         self._slots, self._rows, self._heights, self._labels = [], [], [], []
-
-    # -- everything else that changes who is there ----------------------------------------------------------------
-
-    def place(
-        self, slots: Sequence[int] | NDArray[np.int64], ids: NDArray[np.int64], keys: NDArray[np.float64]
-    ) -> None:
-        """Enters rows in ``slots`` without competition; slots beyond ``size`` must follow it without a gap."""
-        self.settle()
-        if len(slots):
-            self.size = max(self.size, int(np.max(slots)) + 1)
-        self.ids[slots] = ids
-        self.keys[slots] = keys
-        self.ranks[slots] = -1
-
-    def admit(self, accepted: Accepted, n: int) -> None:
-        """Enters what ``n`` rows have won without a competition of keys, in a store without classes."""
-        if len(accepted.rows):
-            self.place(accepted.slots, accepted.rows + self.seen, accepted.keys)
-            self.streams[0].count = self.size
-        self.seen += n
-
-    def rerank(self, slots: NDArray[np.int64], ranks: NDArray[np.int64]) -> None:
-        """Rows get the order in which they were chosen."""
-        self.ranks[slots] = ranks
-        self._ranked = True
-
-    def evict(self, n: int) -> NDArray[np.int64]:
-        """Slots of the ``n`` rows that the competition would give up first; for `remove`."""
-        self.settle()
-        order = np.lexsort((self.ids[: self.size], -self.keys[: self.size]))  # those to go first come last
-        labels = self.labels[order] if self.grouped else np.zeros(self.size, np.int64)
-        members = {label: order[labels == label].tolist() for label in self.streams}
-        sizes = [(-len(members[stream.label]), stream.order, stream.label) for stream in self.streams.values()]
-        heapq.heapify(sizes)
-        slots = []
-        for _ in range(n):
-            count, age, label = sizes[0]
-            slots.append(members[label].pop())
-            heapq.heapreplace(sizes, (count + 1, age, label))
-            stream = self.streams[label]
-            stream.threshold = max(stream.threshold, float(self.keys[slots[-1]]))
-        return np.array(slots, np.int64)
-
-    def remove(self, slots: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Takes distinct ``slots`` out of the books; the last rows move into the holes.
-
-        Returns:
-            Where rows moved from, and to.
-        """
-        self.settle()
-        size = self.size - len(slots)
-        gone = np.zeros(self.size, bool)
-        gone[slots] = True
-        target = np.flatnonzero(gone[:size])
-        source = size + np.flatnonzero(~gone[size:])
-        for column in (self.ids, self.keys, self.ranks, *([self.labels] if self.grouped else [])):
-            column[target] = column[source]
-            column[size : self.size] = -1 if column is self.ranks else 0
-        self.size = size
-        self.recount()
-        return source, target
-
-    def recount(self, labels: NDArray[np.int64] | None = None) -> None:
-        """Streams take stock of the rows held, after rows were removed or given the labels (size,)."""
-        self.settle()
-        if labels is not None:
-            self.labels[: self.size] = labels
-        counts = {0: self.size}
-        if self.grouped:
-            values, numbers = np.unique(self.labels[: self.size], return_counts=True)
-            counts = dict(zip(values.tolist(), numbers.tolist(), strict=True))
-        for label in counts:
-            self._stream(label)
-        self._sizes = []
-        for stream in self.streams.values():
-            stream.pool, stream.bound, stream.count = [], math.inf, 0
-            self._count(stream, counts.get(stream.label, 0))
-
-    def drop(self, labels: Iterable[int]) -> None:
-        """Forgets the streams of ``labels``, of which no row is held."""
-        for label in labels:
-            self.streams.pop(label, None)
-        self._sizes = [(-stream.count, stream.order, stream.label) for stream in self.streams.values()]
-        heapq.heapify(self._sizes)
-
-    def join(self, other: Admission, later: float = 0.0) -> None:
-        """What was lost elsewhere counts as lost here too, with keys higher by ``later``, and what was seen as seen."""
-        self.settle()
-        other.settle()
-        for stream in other.streams.values():
-            own = self._stream(stream.label)
-            own.threshold = max(own.threshold, stream.threshold + later)
-            own.mass += stream.mass
-            # points ahead say nothing of the past: they can be drawn anew for the new bar
-            own.look(NOTHING.keys, NOTHING.keys)
-        self.seen += other.seen
-
-    def below_threshold(self) -> NDArray[np.int64]:
-        """Slots of rows whose stream has lost higher keys elsewhere, so that they cannot stay either."""
-        bars = {label: stream.threshold for label, stream in self.streams.items()}
-        labels = self.labels[: self.size].tolist() if self.grouped else [0] * self.size
-        return np.flatnonzero(self.keys[: self.size] < np.array([bars[label] for label in labels]))
-
-    def resize(self, capacity: int) -> None:
-        """Room for ``capacity`` rows, at least as many as are held."""
-        self.settle()
-        for name in ("ids", "keys", "ranks", *(["labels"] if self.grouped else [])):
-            old = getattr(self, name)
-            new = np.full(capacity, -1, old.dtype)
-            new[: self.size] = old[: self.size]
-            setattr(self, name, new)
-        self.capacity = capacity
-
-    def state(self) -> dict[str, Tensor]:
-        """Everything that the future depends on, as tensors."""
-        self.settle()
-        streams = list(self.streams.values())
-        ahead = [(NOTHING.keys, NOTHING.keys), *((s.points[s.cursor :], s.heights[s.cursor :]) for s in streams)]
-        now, before, at = self.uniforms.state()
-        return {
-            "id": torch.from_numpy(self.ids[: self.size].copy()),
-            "key": torch.from_numpy(self.keys[: self.size].copy()),
-            "rank": torch.from_numpy(self.ranks[: self.size].copy()),
-            "stream.label": torch.tensor([s.label for s in streams], dtype=torch.int64),
-            "stream.mass": torch.tensor([s.mass for s in streams], dtype=torch.float64),
-            "stream.threshold": torch.tensor([s.threshold for s in streams], dtype=torch.float64),
-            "stream.ahead": torch.tensor([len(points) for points, _ in ahead[1:]], dtype=torch.int64),
-            "ahead.point": torch.cat([torch.from_numpy(points) for points, _ in ahead]),
-            "ahead.height": torch.cat([torch.from_numpy(heights) for _, heights in ahead]),
-            "generator": now,
-            "generator.block": before,
-            "seen": torch.tensor([self.seen, at], dtype=torch.int64),
-        }
-
-    def restore(self, state: dict[str, Tensor], labels: NDArray[np.int64] | None) -> None:
-        """Continues where `state` was taken, on an object of its own.
-
-        Raises:
-            ValueError: the tensors do not fit together.
-        """
-        size = len(state["id"])
-        lengths = state["stream.ahead"].tolist()
-        if not (
-            all(tensor.dim() == 1 for tensor in state.values())
-            and size <= self.capacity
-            and len(state["key"]) == len(state["rank"]) == size
-            and len(state["stream.label"]) == len(state["stream.mass"]) == len(lengths)
-            and len(state["stream.threshold"]) == len(lengths)
-            and len(state["ahead.point"]) == len(state["ahead.height"]) == sum(lengths)
-            and (self.grouped or state["stream.label"].tolist() == [0])
-        ):
-            raise ValueError("the books of the saved store do not fit together")
-        self.size = size
-        self.ids[:size] = state["id"].numpy()
-        self.keys[:size] = state["key"].numpy()
-        self.rerank(np.arange(size), state["rank"].numpy())
-        points, heights = state["ahead.point"].numpy().copy(), state["ahead.height"].numpy().copy()
-        masses, thresholds = state["stream.mass"].tolist(), state["stream.threshold"].tolist()
-        start = 0
-        for i, label in enumerate(state["stream.label"].tolist()):
-            stream = self._stream(label)
-            stream.mass, stream.threshold = masses[i], thresholds[i]
-            ahead = slice(start, start + lengths[i])
-            stream.look(points[ahead], heights[ahead])
-            start = ahead.stop
-        self.seen, at = state["seen"].tolist()
-        self.uniforms.restore(state["generator"], state["generator.block"], at)
-        self.recount(labels)

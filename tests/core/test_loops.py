@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from memreplay import ClassBalanced, Fifo, Half, Plain, Reservoir, Store, TopScore
 from memreplay.core import loops as module
 from memreplay.core.batch import Batch
-from memreplay.core.stores import admission, block, incoming, look_ahead, pool, table
+from memreplay.core.stores import admission, block, incoming, look_ahead, pool, stream, table
 from memreplay.core.stores.admission import Admission
 from memreplay.core.stores.keeping import gradient_diversity
 from memreplay.core.stores.look_ahead import Reserve, contest
@@ -24,7 +24,7 @@ from memreplay.core.stores.look_ahead import Reserve, contest
 compiled = module.loops
 pytestmark = pytest.mark.skipif(compiled is None, reason="memreplay was installed without a C compiler")
 
-USERS = (admission, gradient_diversity, incoming, look_ahead, pool, table)
+USERS = (admission, gradient_diversity, incoming, look_ahead, pool, stream, table)
 
 
 @pytest.fixture
@@ -227,7 +227,7 @@ def test_the_lowest_points_of_rows_are_the_same_in_python(points: list[tuple[flo
     assert compiled is not None
     at, heights = np.array(sorted(points)).T.copy()
     found = []
-    for way in (compiled.lowest_by_row, admission._lowest_by_row):
+    for way in (compiled.lowest_by_row, stream._lowest_by_row):
         rows, lowest = np.empty(len(at), np.int64), np.empty(len(at))
         n = way(at, heights, bar, rows, lowest)
         found.append((rows[:n].tolist(), lowest[:n].tolist()))

@@ -73,10 +73,10 @@ def test_the_reserve_of_a_large_store_is_a_part_of_it() -> None:
     heights = np.random.default_rng(0).random(10_000)
     heights_in_order = sorted(heights.tolist(), reverse=True)
     # of the second, the rows that a look at some of them sees are all high
-    for given in (heights, heights + (np.arange(10_000) % 9 == 0)):
-        reserve = Reserve.of(given, np.arange(10_000), 100)
+    for held in (heights, heights + (np.arange(10_000) % 9 == 0)):
+        reserve = Reserve.of(held, np.arange(10_000), 100)
         assert 625 <= len(reserve.slots) < 1100
-        assert reserve.heights.tolist() == sorted(given.tolist(), reverse=True)[: len(reserve.slots)]
+        assert reserve.heights.tolist() == sorted(held.tolist(), reverse=True)[: len(reserve.slots)]
     assert len(Reserve.of(heights, np.arange(10_000), 3000).slots) >= 3000
     assert Reserve.of(heights, np.arange(10_000), 10_000).heights.tolist() == heights_in_order
 
