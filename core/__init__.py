@@ -36,6 +36,7 @@ from .retrievers import Mixture, Nearest, Prioritized, Rescored
 from .selection import ClassBalanced, Greedy, Keyed, Selection, TopScore, Uniform
 from .stores import BFloat16, GaussianStore, Growable, Half, Plain, Quantized, Ragged, Rows, Store, StoreDataset
 from .stores.keeping import (
+    DiverseReservoir,
     Fifo,
     GradientDiversity,
     Herding,
@@ -58,6 +59,7 @@ __all__ = [
     "CosineRestarts",
     "CosineSchedule",
     "CrossEntropy",
+    "DiverseReservoir",
     "Episodes",
     "FeatureDistillation",
     "FeatureNoise",

@@ -19,7 +19,7 @@ NOT_INSTALLED = {"tests", "benchmarks", "docs", "examples", "build", "dist", "ru
 PUBLIC = [
     *("Store", "GaussianStore", "Batch", "Rows"),
     *("Plain", "Half", "BFloat16", "Quantized", "Growable", "Ragged"),
-    *("Reservoir", "Fifo", "WeightedReservoir", "Herding", "KCenter", "GradientDiversity"),
+    *("Reservoir", "DiverseReservoir", "Fifo", "WeightedReservoir", "Herding", "KCenter", "GradientDiversity"),
     *("TopScore", "ClassBalanced", "Uniform", "Nearest", "Prioritized", "Rescored", "Mixture"),
     *("CrossEntropy", "ReplayCrossEntropy", "JointCrossEntropy", "MaskedCrossEntropy"),
     *("LogitDistillation", "KnowledgeDistillation", "FeatureDistillation", "PrototypeLoss", "UncertaintyWeighting"),

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..core.fingerprint import fingerprint
 from . import backbones
 from .backbones import Classifier
+from .features import features_of
 
 
 class ImageEncoder:
@@ -66,17 +67,12 @@ class ImageEncoder:
             images: (N, C, size, size), uint8 or float in [0, 1].
 
         Raises:
-            ValueError: images of another size, or with other channels.
+            ValueError: no images, or images of another size or with other channels.
         """
         expected = (self.channels, self.size, self.size)
         if images.shape[1:] != expected:
             raise ValueError(f"images have shape {tuple(images.shape[1:])}; expected {expected}")
-        self.model.eval()
-        with torch.inference_mode():
-            parts = [self.model.features(part.to(self.device)).cpu() for part in images.split(self.batch_size)]
-        return self.scaled(
-            torch.cat(parts).float().clone()
-        )  # a plain tensor: those of inference mode cannot be trained
+        return self.scaled(features_of(self.model, images, batch=self.batch_size))
 
     def scaled(self, features: Tensor) -> Tensor:
         """What `embed` makes of features (N, D) of the network."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ..core.batch import batch_size
 from ..core.fingerprint import fingerprint
@@ -62,17 +65,25 @@ def _compute(model: Classifier, pixels: Tensor, size: int | None, batch: int) ->
     from tqdm import tqdm
 
     device = next((values.device for values in model.state_dict().values()), pixels.device)
-    was_training = model.training
-    model.eval()
+    frozen = folded(model)
     found = []
-    try:
-        with torch.inference_mode():
-            for part in tqdm(pixels.split(batch), "features", disable=None, leave=False):
-                if size is not None and part.shape[-2:] != (size, size):
-                    bicubic = functional.InterpolationMode.BICUBIC
-                    part = functional.resize(part, [size, size], bicubic, antialias=True)
-                part = part.to(device, memory_format=torch.channels_last)
-                found.append(model.features(part).float().cpu())
-    finally:
-        model.train(was_training)
+    with torch.inference_mode():
+        for part in tqdm(pixels.split(batch), "features", disable=None, leave=False):
+            if size is not None and part.shape[-2:] != (size, size):
+                bicubic = functional.InterpolationMode.BICUBIC
+                part = functional.resize(part, [size, size], bicubic, antialias=True)
+            part = part.to(device, memory_format=torch.channels_last)
+            found.append(frozen.features(part).float().cpu())
     return torch.cat(found)
+
+
+def folded(model: Classifier) -> Classifier:
+    """A copy in evaluation mode, with every BatchNorm that follows a convolution in an `nn.Sequential` made part of it,
+    which saves a MobileNetV2 a third of its time. Features differ by rounding at most."""
+    model = copy.deepcopy(model).eval()
+    for chain in [module for module in model.modules() if isinstance(module, nn.Sequential)]:
+        for (before, first), (after, second) in pairwise(list(chain.named_children())):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d) and second.track_running_stats:
+                chain.set_submodule(before, fuse_conv_bn_eval(first, second))
+                chain.set_submodule(after, nn.Identity())
+    return model

@@ -25,7 +25,7 @@ from ..core.readout import NearestClassMean
 from ..core.retrievers import Nearest, Rescored
 from ..core.selection import ClassBalanced, Selector, TopScore, Uniform
 from ..core.stores import Store
-from ..core.stores.keeping import GradientDiversity, Herding, Reservoir
+from ..core.stores.keeping import DiverseReservoir, GradientDiversity, Herding, Reservoir
 from .learner import Learner
 
 When = Literal["each_step", "before_session", "after_session"]
@@ -157,13 +157,15 @@ def ours(
     alpha: float,
     beta: float = 1.0,
     *,
+    keep: Selector = DiverseReservoir(),  # noqa: B008 (immutable)
     transform: Transform | None = None,
     decay: float = 0.999,
     seed: int = 0,
 ) -> Learner:
-    """The best combination that we found: labels and logits of one draw, and a moving average of the weights that is
-    read out. Recalled rows may be changed a little (``transform``), and the learning rate should fall to 0 towards the
-    end of a session (`FinalDecay`)."""
+    """The best combination that we found: a memory of rows that differ, labels and logits of one draw, and a moving
+    average of the weights that is read out. The learning rate should fall to 0 towards the end of a session
+    (`FinalDecay`). Recalled rows may be changed a little (``transform``); then a plain reservoir does as well."""
     mix = CrossEntropy() + beta * ReplayCrossEntropy() + alpha * LogitDistillation()
-    memory = ReplayMemory(Store(capacity, seed=seed), mix=mix, replay=replay, transform=transform, seed=seed)
+    store = Store(capacity, keep=keep, seed=seed)
+    memory = ReplayMemory(store, mix=mix, replay=replay, transform=transform, seed=seed)
     return Learner(memory, ("input", "label", "logits"), average=partial(EMA, decay=decay, warmup=True))

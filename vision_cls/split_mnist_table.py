@@ -22,6 +22,7 @@ class Setting:
             then falls to 0 over the last fifth of each task. 0: neither.
         jitter: how far recalled images are turned (degrees), moved (share of the width) and scaled, at most; in joint
             training all images are.
+        choices: rows of a class that one is chosen from to leave the memory, see `DiverseReservoir`; 0: a reservoir.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Setting:
     batch_size: int = 10
     average: float = 0.0
     jitter: tuple[float, float, float] | None = None
+    choices: int = 0
 
     @property
     def name(self) -> str:
@@ -80,9 +82,9 @@ TABLE = (
     Setting("gdumb", 200, None, 0.05, batch_size=16),
     Setting("gdumb", 500, None, 0.05, batch_size=16),
     Setting("gdumb", 5120, None, 0.05, batch_size=16),
-    Setting("ours", 200, None, 0.05, 64, 0.5, average=0.999),
-    Setting("ours", 500, None, 0.1, 64, 0.5, average=0.998),
-    Setting("ours", 5120, None, 0.1, 64, 0.5, average=0.998),
+    Setting("ours", 200, None, 0.05, 64, 0.5, average=0.999, choices=50),
+    Setting("ours", 500, None, 0.1, 64, 0.5, average=0.998, choices=50),
+    Setting("ours", 5120, None, 0.1, 64, 0.5, average=0.998, choices=50),
     Setting("ours", 200, None, 0.06, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
     Setting("ours", 500, None, 0.045, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
     Setting("ours", 5120, None, 0.045, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),

@@ -156,6 +156,12 @@ class Union(Pool):
             return self._held[name]
         return self.derived(("column", name), lambda: _joined({name: self._held[name]}, {name: self._new(name)})[name])
 
+    def gather(self, name: str, index: Tensor) -> Tensor:
+        """Of rows that were there before, without a look at the others."""
+        if self._n and len(index) and int(index.max()) < self._held.size and not (name == "key" and self._forget_keys):
+            return self._held.gather(name, index)
+        return super().gather(name, index)
+
     def _new(self, name: str) -> Tensor:
         if name == "id":
             return torch.arange(self._seen, self._seen + self._n)

@@ -6,7 +6,7 @@ from torch import nn
 
 from memreplay.vision_cls import MLP, Classifier, Conv4
 from memreplay.vision_cls.backbones import Normalize
-from memreplay.vision_cls.features import features_of
+from memreplay.vision_cls.features import features_of, folded
 
 
 def images(n: int = 5, size: int = 12) -> torch.Tensor:
@@ -19,6 +19,22 @@ def test_features_are_those_of_the_network_in_evaluation() -> None:
     assert model.training
     assert not found.requires_grad
     torch.testing.assert_close(found, model.eval().features(x.float() / 255))
+
+
+def test_learned_statistics_are_folded_into_the_convolutions() -> None:
+    chain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.BatchNorm2d(4))
+    model, x = Classifier(chain, nn.Linear(4 * 8 * 8, 2)), images()
+    generator = torch.Generator().manual_seed(1)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for values in (layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data):
+                assert values is not None
+                values.uniform_(0.5, 2, generator=generator)
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in folded(model).modules())
+    before = {name: values.clone() for name, values in model.state_dict().items()}
+    found = features_of(model, x)
+    assert all(torch.equal(values, before[name]) for name, values in model.state_dict().items())
+    torch.testing.assert_close(found, model.eval().features(x))
 
 
 def test_images_are_resized_as_pillow_does() -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from memreplay import Store
+from memreplay import DiverseReservoir, Store
 from memreplay.core.loading import batches
 from memreplay.core.scores import per_sample_gradients
 from memreplay.vision_cls import MLP, digits, methods
@@ -194,7 +194,8 @@ def test_ours_replays_labels_and_logits_of_one_draw() -> None:
             total = total + F.cross_entropy(logits, old["label"]) + 0.3 * F.mse_loss(logits, old["logits"])
         return total
 
-    expected = by_hand(Store(30), loss, lambda logits, batch: {**batch, "logits": logits})
+    keep = DiverseReservoir()
+    expected = by_hand(Store(30, keep=keep), loss, lambda logits, batch: {**batch, "logits": logits})
     learner, model = methods.ours(30, 6, 0.3, decay=0.9), network()
     learner.learn(model, ROWS, STAGE, progress_bar=False)
     torch.testing.assert_close(flat(model.parameters()), flat(expected.parameters()), rtol=1e-4, atol=1e-5)

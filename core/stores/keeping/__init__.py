@@ -2,6 +2,7 @@
 
 from ...selection import ClassBalanced, TopScore
 from .challenging import Challenging
+from .diverse_reservoir import DiverseReservoir
 from .fifo import Fifo
 from .gradient_diversity import GradientDiversity, StoredGradientDiversity
 from .herding import Herding
@@ -13,6 +14,7 @@ from .weighted_reservoir import WeightedReservoir
 __all__ = [
     "Challenging",
     "ClassBalanced",
+    "DiverseReservoir",
     "Fifo",
     "GradientDiversity",
     "Herding",
