@@ -1,6 +1,7 @@
 """Classes that arrive in sessions, learned on vectors by several methods."""
 
 from .gaussian_replay import GaussianReplay
+from .lent_spread import LentSpread
 from .means import Means, ReadoutHead, calibrated
 from .method import Head, Method
 from .neighbours import Neighbours
@@ -15,6 +16,7 @@ from .streaming import Streaming
 __all__ = [
     "GaussianReplay",
     "Head",
+    "LentSpread",
     "Means",
     "Method",
     "Neighbours",

@@ -19,6 +19,7 @@ from ..mixers import CrossEntropy, ReplayCrossEntropy
 from ..protocols.labels import rows_by_class
 from ..selection import ClassBalanced, Uniform
 from ..stores import Store
+from .lent_spread import LentSpread
 
 STEPS = (1, 3, 10, 30, 100)
 SHOTS = (1, 2, 5, 10)
@@ -53,11 +54,13 @@ class HeadStart:
         head: it knows the old classes.
         memory: rows of them, ``feature`` and ``label``, the row of the head.
         judged: rows of all classes to judge by, the new ones after the old ones.
+        spread: makes more of the new rows where those of the memory are recalled; None: they stay as they are.
     """
 
     head: LinearHead
     memory: Store
     judged: Batch
+    spread: LentSpread | None = None
 
     def trained(self, rows: Batch, steps: int, lr: float, recall: bool, seed: int) -> Outcome:
         """See `Start`."""
@@ -65,6 +68,8 @@ class HeadStart:
         store = copy.deepcopy(self.memory) if recall else None
         with stopwatch() as seconds:
             how = TrainedHead(scale=None, steps=steps, lr=lr)
+            if store is not None and self.spread is not None:
+                rows = self.spread(rows, store.rows().columns)
             head = how.fit(rows, classes, self.head, recalling(store), seed=seed)
         with torch.no_grad():
             right = head(self.judged["feature"]).argmax(1) == self.judged["label"]
@@ -106,10 +111,16 @@ def first_shots(rows: Batch, shot: int) -> Batch:
 
 
 def rehearse(
-    start: Start, rows: Batch, *, seed: int, rates: Sequence[float] = RATES, steps: Sequence[int] = STEPS
+    start: Start,
+    rows: Batch,
+    *,
+    seed: int,
+    rates: Sequence[float] = RATES,
+    steps: Sequence[int] = STEPS,
+    shots: Sequence[int] = (5,),
 ) -> dict[bool, float]:
-    """The learning rate with the best sum of old and new accuracy over all numbers of steps, with recall and without,
-    at 5 shots. It is to be judged on rows that no table is made with.
+    """The learning rate with the best sum of old and new accuracy over all numbers of steps and of shots, with recall
+    and without. It is to be judged on rows that no table is made with.
 
     Args:
         start: of a rehearsal.
@@ -117,11 +128,11 @@ def rehearse(
         seed: see `Start.trained`.
         rates: to choose from.
         steps: numbers of steps.
+        shots: numbers of shots.
     """
-    shots = first_shots(rows, 5)
 
     def score(recall: bool, lr: float) -> float:
-        outcomes = [start.trained(shots, n, lr, recall, seed) for n in steps]
+        outcomes = [start.trained(first_shots(rows, shot), n, lr, recall, seed) for shot in shots for n in steps]
         return sum(outcome["old after"] + outcome["new after"] for outcome in outcomes)
 
     return {recall: max(rates, key=lambda lr: score(recall, lr)) for recall in (True, False)}

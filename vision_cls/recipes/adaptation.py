@@ -5,17 +5,20 @@ and without, on
 
 - ``digits``: scikit-learn's handwritten digits, a perceptron whose weights all learn; four new digits join six;
 - ``mini-imagenet``: ImageNet MobileNetV2 features of the 60 base classes of mini-ImageNet, a linear head; five new
-  classes join 55. These features have seen ImageNet's classes: it is transfer. Beside it ``solved``: the head solved
-  for the memory and the new images, every class with the same say, as an adapter does before it asks its memory.
+  classes join 55. These features have seen ImageNet's classes: it is transfer. Beside it ``recall and spread``, where
+  new images are also moved as remembered ones differ from their class (`LentSpread`), so that a head does not learn a
+  single shot by heart; and ``solved``: the head solved for the memory and the new images, every class with the same
+  say, as an adapter does before it asks its memory.
 
 The memory holds 20 images of each old class, and 32 of them are recalled in a step. Every seed draws other new classes.
-Learning rates, with recall and without, are chosen for every seed in a rehearsal on training images of its old classes,
-some of which stand in for the new ones; test images take no part in it.
+Learning rates are chosen for every seed in a rehearsal on training images of its old classes, some of which stand in
+for the new ones, at 1 and 5 shots; test images take no part in it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +28,7 @@ from torch import Tensor
 
 from ...core.batch import Batch, concat
 from ...core.heads import LogisticRegression, equal_say
+from ...core.incremental import LentSpread
 from ...core.incremental.adaptation import (
     SHOTS,
     STEPS,
@@ -58,6 +62,9 @@ VALID = 10
 """Images of every class that a rehearsal is judged on."""
 NETWORK_RATES = (0.01, 0.03, 0.1, 0.3)
 HEAD_RATES = (0.001, 0.003, 0.01, 0.03)
+REHEARSED = (1, 5)
+"""Numbers of shots in a rehearsal."""
+SPREAD = "recall and spread"
 SIZE = 193
 DATA = ("digits", "mini-imagenet")
 
@@ -87,7 +94,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         chosen = []
         for seed in range(SEEDS if seeds is None else seeds):
             outcomes, rates = adapt(name, train, test, new, seed)
-            chosen.append({"on" if recall else "off": lr for recall, lr in rates.items()})
+            chosen.append(rates)
             for row, outcome in outcomes.items():
                 found.setdefault(f"{name}, {row}", []).append(outcome)
             print(f"{name}, seed {seed}: learning rates {chosen[-1]}")
@@ -102,7 +109,11 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     return results
 
 
-def adapt(name: str, train: Batch, test: Batch, new: int, seed: int) -> tuple[dict[str, Outcome], dict[bool, float]]:
+def _arm(recall: bool) -> str:
+    return f"recall {'on' if recall else 'off'}"
+
+
+def adapt(name: str, train: Batch, test: Batch, new: int, seed: int) -> tuple[dict[str, Outcome], dict[str, float]]:
     """The outcomes of one draw of ``new`` new classes, and the learning rates that a rehearsal chose."""
     start_of: Callable[[Batch, Batch, int], Start] = _network_start if name == "digits" else _head_start
     rates_of = NETWORK_RATES if name == "digits" else HEAD_RATES
@@ -112,14 +123,24 @@ def adapt(name: str, train: Batch, test: Batch, new: int, seed: int) -> tuple[di
     kept, held_out = _parted(_of_classes(train, old), VALID)
     stand_ins = new if name != "digits" else 2
     known, added = _split(kept, len(old) - stand_ins)
-    rates = rehearse(start_of(known, held_out, seed), added, seed=seed, rates=rates_of)
+    rehearsed = start_of(known, held_out, seed)
+    choose = partial(rehearse, rows=added, seed=seed, rates=rates_of, shots=REHEARSED)
+    rates = {_arm(recall): lr for recall, lr in choose(rehearsed).items()}
+    if isinstance(rehearsed, HeadStart):
+        rates[SPREAD] = choose(replace(rehearsed, spread=LentSpread()))[True]
 
     known, added = _split(_of_classes(train, order), len(old))
     judged = _of_classes(test, order)
     start = start_of(known, judged, seed)
     some = partial(first_shots, added)
-    outcomes = by_steps(start, some, rates, seed=seed, shots=SHOTS, steps=(0, *STEPS))
+    steps = (0, *STEPS)
+    recalls = {True: rates[_arm(True)], False: rates[_arm(False)]}
+    outcomes = by_steps(start, some, recalls, seed=seed, shots=SHOTS, steps=steps)
     if isinstance(start, HeadStart):
+        lent = replace(start, spread=LentSpread())
+        for shot in SHOTS:
+            for n in steps:
+                outcomes[f"{shot}-shot, {SPREAD}, {n} steps"] = lent.trained(some(shot), n, rates[SPREAD], True, seed)
         outcomes |= {f"{shot}-shot, solved": _solved(start, some(shot)) for shot in SHOTS}
     return outcomes, rates
 

@@ -3,6 +3,7 @@ import torch
 
 from memreplay import Batch, ClassBalanced, Reservoir, Store
 from memreplay.core.heads import LogisticRegression
+from memreplay.core.incremental import LentSpread
 from memreplay.core.incremental.adaptation import HeadStart, Outcome, by_steps, first_shots, rehearse, stopwatch
 
 CENTRES = torch.eye(5)
@@ -31,6 +32,27 @@ def test_recall_keeps_the_old_classes_while_the_new_ones_are_learned(start: Head
     assert kept["old after"] > 90 > lost["old after"] + 10
     assert torch.equal(start.head.weight, weight)
     assert torch.equal(start.memory.rows().ids, held)
+
+
+def test_long_training_on_one_shot_keeps_the_new_class_when_the_memory_lends_its_spread() -> None:
+    def noisy(classes: list[int], n: int, seed: int) -> Batch:
+        generator = torch.Generator().manual_seed(seed)
+        labels = torch.tensor([label for label in classes for _ in range(n)])
+        feature = torch.eye(11, 200)[labels] + 0.11 * torch.randn(len(labels), 200, generator=generator)
+        return {"feature": torch.nn.functional.normalize((feature + 0.05).relu(), dim=1), "label": labels}
+
+    memory = Store(200, keep=ClassBalanced(Reservoir()))
+    memory.add(noisy(list(range(10)), 20, seed=0))
+    head = LogisticRegression(tolerance=1e-4).fit(memory.rows().columns, 10)
+    judged = noisy(list(range(11)), 100, seed=1)
+    found = {}
+    for name, spread in (("plain", None), ("lent", LentSpread())):
+        start = HeadStart(head, memory, judged, spread)
+        found[name] = [start.trained(noisy([10], 1, seed=2), 100, 0.03, recall, seed=0) for recall in (True, False)]
+    assert found["lent"][0]["new after"] > found["plain"][0]["new after"] + 20
+    assert found["lent"][0]["old after"] > found["plain"][0]["old after"] - 5
+    accuracies = [[one[age] for age in ("old after", "new after")] for one in (found["lent"][1], found["plain"][1])]
+    assert accuracies[0] == accuracies[1]  # without recall the memory lends nothing
 
 
 def test_no_steps_are_the_imprinted_head(start: HeadStart) -> None:
