@@ -5,8 +5,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
-from memreplay.nlp.recipes import add_classes, clinc_domains, fewrel, huffpost, throughput
+from memreplay.nlp.recipes import add_classes, clinc_domains, fewrel, huffpost, policies, throughput
 
 WORDS = ["card", "lost", "stolen", "balance", "money", "left", "transfer", "send", "friend", "please"]
 
@@ -115,3 +116,34 @@ def test_mistakes_are_named(recipe: ModuleType, tmp_path: Path, monkeypatch: pyt
     monkeypatch.delenv("MEMREPLAY_DATA", raising=False)
     with pytest.raises(ValueError, match="data is None and MEMREPLAY_DATA is not set"):
         recipe.reproduce(out=tmp_path)
+
+
+def test_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four clusters, as classes and as a regression, which needs a memory of what came first."""
+    label = torch.arange(4).repeat_interleave(15)
+    sequence = torch.eye(4)[label][:, None] + 0.1 * torch.randn(60, 2, 4, generator=torch.Generator().manual_seed(0))
+    columns = {"flat": sequence.flatten(1), "sequence": sequence, "group": label, "part": label // 2}
+    streams = {
+        "image": lambda: policies.Stream({**columns, "label": label}, 4, passes=2),
+        "regression": lambda: policies.Stream({**columns, "target": label - 1.5}, 1, passes=5),
+    }
+    monkeypatch.setattr(policies, "STREAMS", streams)
+    monkeypatch.setattr(policies, "RATES", (0.01,))
+    monkeypatch.setattr(policies, "PER_GROUP", (5,))
+    policies.reproduce(seeds=1, out=tmp_path / "out")
+    found = rows(tmp_path / "out")
+    assert len([name for name, _ in found if "rows, " in name]) == 2 * 2 * 5 * 4
+    none, joint = (found[f"regression, recurrent, {name}", "uniform"] for name in ("none", "joint"))
+    assert none + 10 < found["regression, recurrent, 20 rows, balanced", "balanced"]
+    assert none + 10 < joint
+    cell = "image, recurrent, 20 rows"
+    gained = [found[f"{cell}, fifo", by] - found[f"{cell}, reservoir", by] for by in policies.RECALLING]
+    assert found[cell, "keep fifo"] == pytest.approx(sum(gained) / len(gained))
+
+
+def test_a_stream_is_split_within_its_parts() -> None:
+    rows = {"part": torch.arange(3).repeat_interleave(20)}
+    train, valid, test = policies.Stream(rows, 1, passes=1).split(0)
+    assert [len(train), len(valid), len(test)] == [36, 12, 12]
+    assert torch.equal(torch.cat([train, valid, test]).sort().values, torch.arange(60))
+    assert torch.bincount(rows["part"][test]).tolist() == [4, 4, 4]
