@@ -19,6 +19,11 @@ _MISTAKE = re.compile(
 _SHORTER = (
     (re.compile(r"(?:\ban? )?<class '(?:\w+\.)*(\w+)'>"), r"\1"),
     (
+        # what is wrong within an option that may also be null
+        re.compile(r"Does not validate .* Errors: - (?:Problem with .*? '[^']*': |(?=\w+ is ))(.*?) - Expected .*"),
+        r"\1",
+    ),
+    (
         re.compile(r"Does not validate .* Subtypes: \[(.*?)\] Errors: .* Given value: (.*)"),
         r"Expected \1. Got value: \2",
     ),

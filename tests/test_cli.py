@@ -14,7 +14,7 @@ import torch
 
 import memreplay
 from memreplay import cli, doctor
-from memreplay.arguments import Parser, near_miss
+from memreplay.arguments import Parser, command, near_miss
 from memreplay.trials import Answer
 
 MODULES = {
@@ -263,7 +263,21 @@ class Rules:
     players: int = 2
 
 
-def play(toy: Toy, steps: int = 3, rules: Rules = Rules(), turns: int | None = None) -> None:  # noqa: B008
+@dataclass(frozen=True)
+class Board:
+    size: int = 8
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ValueError(f"size is {self.size}; expected at least 1")
+
+
+def play(
+    toy: Toy,
+    steps: int = 3,
+    rules: Rules = Rules(),  # noqa: B008
+    turns: int | None = None,
+) -> None:
     """Plays."""
 
 
@@ -285,6 +299,22 @@ def test_parser_for_domains(capsys: pytest.CaptureFixture[str], args: str, expec
     err = capsys.readouterr().err
     assert expected in err
     assert err.count("\n") == 1
+
+
+def place(board: Board | None = Board()) -> None:
+    """Places."""
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("0", "place: size is 0; expected at least 1"), ("x", "place: board: size: Expected int. Got value: x")],
+)
+def test_what_is_wrong_within_an_option_that_may_be_null(
+    capsys: pytest.CaptureFixture[str], size: str, expected: str
+) -> None:
+    with pytest.raises(SystemExit):
+        command(place, "place", ["--board.size", size])
+    assert expected in capsys.readouterr().err
 
 
 def test_parser_names_the_key_of_a_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
