@@ -13,9 +13,11 @@ Models are a perceptron with one hidden layer and a recurrent network (GRU) that
 of a text, the features of a patient one by one. Memories hold 2 or 10 rows for each class, or fifth of the targets.
 
 Kept: ``fifo``, the latest; ``reservoir``, a uniform sample; ``balanced``, one of each class; ``gradient``, those whose
-gradient was longest when they came; ``herding``, those whose mean is nearest to the mean of their class. Recalled, ten
-at a step: ``uniform``; ``balanced``, the classes in equal shares; ``nearest``, the most similar to the new rows;
-``hardest``, those of the highest loss among fifty. Keeping by gradient and recalling the nearest is ``classic``.
+gradient was longest when they came; ``herding``, those whose mean is nearest to the mean of their class, chosen at the
+end of every part. Until then the memory has old rows alone, which is worth something in itself: ``late``, the control,
+is a uniform sample that takes a part in at its end. Recalled, ten at a step: ``uniform``; ``balanced``, the classes in
+equal shares; ``nearest``, the most similar to the new rows; ``hardest``, those of the highest loss among fifty. Keeping
+by gradient and recalling the nearest is ``classic``.
 
 One learning rate serves all policies of a stream and model; it is chosen on validation rows, with a uniform sample
 recalled uniformly, at a seed of its own.
@@ -62,7 +64,10 @@ KEEPING: dict[str, Selector] = {
     "balanced": ClassBalanced(Reservoir(), "group"),
     "gradient": TopScore("gradient_norm"),
     "herding": HERDING,
+    "late": Reservoir(),
 }
+LATE = ("herding", "late")
+"""Take a part in at its end."""
 RECALLING: dict[str, Selector] = {
     "uniform": Uniform(),
     "balanced": ClassBalanced(Uniform(), "group"),
@@ -209,6 +214,7 @@ def run(
     lr: float,
     seed: int,
     *,
+    late: bool = False,
     valid: bool = False,
     joint: bool = False,
 ) -> float:
@@ -220,6 +226,7 @@ def run(
         memory: empty; None: no memory.
         lr: learning rate (Adam).
         seed: of the split, the network and the order of the rows.
+        late: the memory takes a part in at its end, and not row by row.
         valid: judge on the rows to choose by.
         joint: the whole stream is one part.
     """
@@ -241,12 +248,15 @@ def run(
             memory.loss(new, old).backward()
             optimizer.step()
             optimizer.zero_grad()
-            if turn == 0 and memory.source is not None and not _herds(memory):
+            if turn == 0 and not late:
                 memory.remember(**_remembered(stream, new.outputs, batch, columns))
-        if isinstance(memory.source, Store) and _herds(memory):
+        if late and isinstance(memory.source, Store):
             with torch.no_grad():
                 rows = _remembered(stream, network(part), part, columns)
-            memory.source.consolidate(HERDING, candidates=rows)
+            if memory.source.keep == HERDING:
+                memory.source.consolidate(HERDING, candidates=rows)
+            else:
+                memory.remember(**rows)
     judged = chosen if valid else test
     with torch.no_grad():
         return stream.score(network(judged), judged)
@@ -265,19 +275,20 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         seeds: how many splits and networks; 5 by default.
         data: not needed; all data comes with packages.
         out: folder for the results.
-        only: streams: ``image``, ``text``, ``regression``.
+        only: streams, or ways of keeping; all by default.
 
     Raises:
-        ValueError: ``only`` names no stream.
+        ValueError: ``only`` names none of them.
     """
     for name in only:
-        if name not in STREAMS:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(STREAMS)}")
+        if name not in (*STREAMS, *KEEPING):
+            raise ValueError(f"only is {name!r}; expected one of {', '.join((*STREAMS, *KEEPING))}")
+    tasks, kept = ([name for name in known if name in only] or list(known) for known in (STREAMS, KEEPING))
     numbers = range(SEEDS if seeds is None else seeds)
     results = Results("nlp/policies", {"replay": REPLAY, "batch": BATCH, "hidden": HIDDEN})
     rates: dict[str, float] = {}
     effects: list[tuple[str, str, list[float]]] = []
-    for task in (task for task in STREAMS if not only or task in only):
+    for task in tasks:
         stream = STREAMS[task]()
         for model in MODELS:
             tried = {lr: _tuned(stream, model, lr) for lr in RATES}
@@ -288,12 +299,13 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
             for per_group in PER_GROUP:
                 cell = f"{task}, {model}, {per_group * stream.groups} rows"
                 grid: dict[tuple[str, str], list[float]] = {}
-                for keeping in KEEPING:
+                for keeping in kept:
                     for recalling in RECALLING:
-                        grid[keeping, recalling] = [
-                            run(stream, model, policy(stream, keeping, recalling, per_group, seed), lr, seed)
-                            for seed in numbers
-                        ]
+                        found = []
+                        for seed in numbers:
+                            memory = policy(stream, keeping, recalling, per_group, seed)
+                            found.append(run(stream, model, memory, lr, seed, late=keeping in LATE))
+                        grid[keeping, recalling] = found
                         results.add(f"{cell}, {keeping}", recalling, grid[keeping, recalling])
                 effects += [(cell, choice, gain) for choice, gain in gains(grid)]
                 print(f"{cell}: " + ", ".join(f"{choice} {sum(gain) / len(gain):+.1f}" for choice, gain in gains(grid)))
@@ -313,8 +325,9 @@ def gains(grid: Mapping[tuple[str, str], Sequence[float]]) -> Iterator[tuple[str
     [('keep fifo', [-1.5]), ('recall nearest', [0.5])]
     """
     for axis, word, usual in ((0, "keep", "reservoir"), (1, "recall", "uniform")):
-        for choice in dict.fromkeys(pair[axis] for pair in grid):
-            if choice != usual:
+        choices = dict.fromkeys(pair[axis] for pair in grid)
+        for choice in choices:
+            if choice != usual and usual in choices:
                 theirs, ours = ([grid[pair] for pair in grid if pair[axis] == named] for named in (choice, usual))
                 gap = torch.tensor(theirs, dtype=torch.float64) - torch.tensor(ours, dtype=torch.float64)
                 yield f"{word} {choice}", gap.mean(0).tolist()
@@ -354,7 +367,3 @@ def _by_similarity(memory: ReplayMemory) -> bool:
 
 def _by_score(memory: ReplayMemory) -> bool:
     return any(isinstance(by, Rescored) for by in memory.draw.values())
-
-
-def _herds(memory: ReplayMemory) -> bool:
-    return isinstance(memory.source, Store) and memory.source.keep == HERDING

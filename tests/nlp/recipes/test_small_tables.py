@@ -132,7 +132,7 @@ def test_policies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "PER_GROUP", (5,))
     policies.reproduce(seeds=1, out=tmp_path / "out")
     found = rows(tmp_path / "out")
-    assert len([name for name, _ in found if "rows, " in name]) == 2 * 2 * 5 * 4
+    assert len([name for name, _ in found if "rows, " in name]) == 2 * 2 * 6 * 4
     none, joint = (found[f"regression, recurrent, {name}", "uniform"] for name in ("none", "joint"))
     assert none + 10 < found["regression, recurrent, 20 rows, balanced", "balanced"]
     assert none + 10 < joint
