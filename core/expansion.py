@@ -53,11 +53,10 @@ class Expansion:
         >>> Expansion(k=1)(torch.tensor([[0.6, 0.8]]), memory)
         tensor([[0.3162, 0.9487]])
         """
-        rows = memory.rows()["feature"]
+        rows = F.normalize(memory.rows()["feature"].float(), dim=1)
         found = []
         for part in F.normalize(feature, dim=1).split(_QUERIES):
             scores, slots = memory.search({"feature": part}, self.k, Nearest("feature"))
-            near = F.normalize(rows[slots].to(part), dim=2)
-            recalled = torch.einsum("qk,qkd->qd", scores.clamp(min=0).to(part), near)
-            found.append(F.normalize(part + self.weight * F.normalize(recalled, dim=1), dim=1))
+            recalled = torch.einsum("qk,qkd->qd", scores.clamp(min=0).to(rows), rows[slots])
+            found.append(F.normalize(part + self.weight * F.normalize(recalled, dim=1).to(part), dim=1))
         return torch.cat(found) if found else feature

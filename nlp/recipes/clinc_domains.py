@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from ...core.batch import Batch
-from ...core.heads import TrainedHead
+from ...core.heads import LogisticRegression, TrainedHead
 from ...core.incremental import GaussianReplay, Method, Solved, classic, der_pp, er, learn_sessions, none
 from ...core.protocols.intervals import paired_interval
 from ...core.protocols.metrics import AccuracyMatrix
 from ...core.protocols.sessions import Sessions
 from ...core.reporting import Results
-from ..adapter import Recipe, readable
+from ..adapter import readable
 from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet
 from ..embeddings import default_cache
@@ -32,8 +32,6 @@ TUNING_SEED = 100
 CAPACITY = 750
 SHOT = 5
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
-HEAD = Recipe().head
-"""Solved as an adapter does."""
 
 Make = Callable[[float, int], Method]
 STEPWISE: dict[str, Make] = {
@@ -43,9 +41,9 @@ STEPWISE: dict[str, Make] = {
     "classic": lambda lr, seed: classic(TrainedHead(lr=lr), CAPACITY, seed),
 }
 SOLVED: dict[str, Callable[[int], Method]] = {
-    "gaussian": lambda seed: GaussianReplay(HEAD, seed=seed),
-    "ours": lambda seed: Solved(HEAD, CAPACITY, seed=seed),
-    "joint": lambda seed: Solved(HEAD, None, seed=seed),
+    "gaussian": lambda seed: GaussianReplay(LogisticRegression(), seed=seed),
+    "ours": lambda seed: Solved(LogisticRegression(), CAPACITY, seed=seed),
+    "joint": lambda seed: Solved(LogisticRegression(), None, seed=seed),
 }
 
 
