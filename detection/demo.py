@@ -90,14 +90,14 @@ class Start:
         return [str(digit) for digit in self.digits[:6]]
 
 
-def learn_base(seed: int) -> Start:
-    """Which digits are base is drawn by the seed."""
+def learn_base(seed: int, memory: ROIMemory | None = None) -> Start:
+    """Which digits are base is drawn by the seed; a memory takes in regions while they are learned."""
     digits = torch.randperm(10, generator=generator_at(seed, "digits")).tolist()
     images = digit_scenes(600, digits[:6], size=64, seed=seed)
     detector = DETECTOR.build(6, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        BASE.train(detector, images, seed=seed, progress_bar=False)
+        BASE.train(detector, images, memory, seed=seed, progress_bar=False)
     scenes = [
         digit_scenes(n, digits, split=split, size=64, seed=seed + far)
         for n, split, far in ((150, "train", 1000), (60, "train", 2000), (100, "test", 3000))

@@ -136,6 +136,10 @@ class Detector(nn.Module):
         """Regions of images (3, H, W) that may hold an object."""
         raise TypeError(f"{type(self).__name__} must override propose")
 
+    def pool(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Pooled features (N, ...) of given boxes, in pixels of the resized images, those of the first image first."""
+        raise TypeError(f"{type(self).__name__} must override pool")
+
     def find(self, proposed: Proposed) -> list[Detections]:
         """What box head and predictor find in these regions, image by image."""
         raise TypeError(f"{type(self).__name__} must override find")

@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -64,7 +65,8 @@ class FewShot:
         background: and of background.
         moments: steps at which curves are read,
         curve_shot: with this many boxes.
-        mixed_precision: of the base training and of box heads that judge pooled proposals, as accelerate knows it.
+        mixed_precision: of the base training, as accelerate knows it; with ``bf16`` also of all that the base detector
+            extracts and finds, where fine-tuning itself is in full precision.
         pooled: keep so many pooled proposals of each image to judge on, so that it passes the backbone once; one takes
             ``channels`` x ``pool`` x ``pool`` x 2 bytes. None: images pass whole for every figure.
         voc: judge by VOC's own AP50 as well.
@@ -218,10 +220,14 @@ class Table:
             return detect(detector, judged)
         where = "test" if judged is self.test else "validation"
         if where not in self._proposed:
-            self._proposed[where] = Proposals.of(self.adapter.detector, judged, self.plan.pooled)
-        kind = next(detector.parameters()).device.type
-        with torch.autocast(kind, torch.bfloat16, enabled=self.plan.mixed_precision == "bf16"):
+            with self._mixed():
+                self._proposed[where] = Proposals.of(self.adapter.detector, judged, self.plan.pooled)
+        with self._mixed():
             return self._proposed[where].found(detector)
+
+    def _mixed(self) -> AbstractContextManager[Any]:
+        kind = next(self.adapter.detector.parameters()).device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.plan.mixed_precision == "bf16")
 
     # -- made once ----------------------------------------------------------------------------------------------------
 
@@ -251,9 +257,10 @@ class Table:
                 memory = tuning.new_memory(self.plan.objects, self.plan.background, fingerprint=detector.fingerprint())
                 if memory is not None:
                     self._filled[name] = memory
-            for rows in stream(detector, self.train.of(self.base)):
-                for memory in self._filled.values():
-                    memory.add(rows)
+            with self._mixed():
+                for rows in stream(detector, self.train.of(self.base)):
+                    for memory in self._filled.values():
+                        memory.add(rows)
             self._filled[SHUFFLED].shuffle_labels(generator_at(0, "shuffle"))
         return self._filled
 
@@ -269,7 +276,8 @@ class Table:
             detector.grow(len(self.novel), generator_at(seed, "grow"))
             few = shots.of(self.listed, [*self.base, *self.novel])
             began = time.process_time()
-            rows = extract(detector, few, passes=self.plan.tuning.passes, seed=seed)
+            with self._mixed():
+                rows = extract(detector, few, passes=self.plan.tuning.passes, seed=seed)
             self._last = (shot, seed), Start(detector, few, rows, time.process_time() - began)
         return self._last[1]
 
@@ -340,22 +348,18 @@ def fill_in(
     results.save(table.out)
     chosen = [name for name in ROWS if not only or name in only]
     rates = {name: table.rate(name) for name in chosen}
-    # draw by draw, so that a run that was stopped has all methods and every K for the first ones
-    cells = {
-        (shot, name, seed): table.cell(name, shot, seed)
-        for seed in range(seeds)
-        for shot in table.plan.shots
-        for name in chosen
-    }
-    for shot in table.plan.shots:
+    # the K of the rehearsal first, so that a run that was stopped has a whole block of figures
+    for shot in sorted(table.plan.shots, key=lambda shot: shot != table.plan.rehearsal):
+        cells = {(name, seed): table.cell(name, shot, seed) for seed in range(seeds) for name in chosen}
         for name in chosen:
-            row, own = f"{name}, {shot} shot", [cells[shot, name, seed] for seed in range(seeds)]
+            row, own = f"{name}, {shot} shot", [cells[name, seed] for seed in range(seeds)]
             for metric in metrics:
                 for group in GROUPS:
                     add(row, f"{group} {metric}", [cell[f"{group} {metric}"] for cell in own])
             add(row, "seconds", [cell["seconds"] for cell in own])
             add(row, "memory MB", [cell["bytes"] / 1e6 for cell in own])
             results.memory_bytes = max(results.memory_bytes, *(int(cell["bytes"]) for cell in own))
+        results.save(table.out)
     results.config["learning_rates"] = {
         **results.config.get("learning_rates", {}),
         **{f"{prefix}{n}": r for n, r in rates.items()},

@@ -92,6 +92,26 @@ def fill(memory: ROIMemory, rows: Batch | Iterable[Batch]) -> ROIMemory:
     return memory
 
 
+def refilled(
+    memory: ROIMemory, empty: ROIMemory, detector: Detector, data: DetectionSet, *, seed: int = 0
+) -> ROIMemory:
+    """Extracts anew: fills ``empty``, and returns it, with regions that ``detector`` samples on the images that the
+    rows of ``memory`` came from. Of other images nothing is read. For rows that went stale, such as those written while
+    the backbone still learned.
+
+    Args:
+        data: what ``memory`` was filled from.
+
+    Raises:
+        TypeError: ``memory`` holds statistics, no rows.
+    """
+    numbers = memory.rows()["source"].unique()
+    few = DetectionSet(data.classes, [data.pictures[number] for number in numbers.tolist()], data.files)
+    for rows in stream(detector, few, seed=seed):
+        empty.add({**rows, "source": numbers[rows["source"]]})
+    return empty
+
+
 def unless_known(rows: Batch, classes: int, threshold: float = 0.5) -> Batch:
     """Rows without the background that the detector, before it learns them, takes for one of its first ``classes``
     classes with a probability above ``threshold``.

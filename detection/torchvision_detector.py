@@ -180,6 +180,12 @@ class TorchvisionDetector(Detector):
             tuple((image.shape[1], image.shape[2]) for image in images),
         )
 
+    def pool(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        with evaluating(self):
+            resized, _ = self.model.transform(_floats(images))
+            pooled: Tensor = self.heads.box_roi_pool(self._maps(resized), list(boxes), resized.image_sizes)
+        return pooled
+
     def find(self, proposed: Proposed) -> list[Detections]:
         heads = self.heads
         with evaluating(self):
@@ -195,10 +201,12 @@ class TorchvisionDetector(Detector):
 
     def _proposals(self, images: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Feature maps, and the boxes proposed."""
-        features = self.model.backbone(images.tensors)
-        if isinstance(features, Tensor):
-            features = {"0": features}
+        features = self._maps(images)
         return features, self.model.rpn(images, features)[0]
+
+    def _maps(self, images: Any) -> dict[str, Tensor]:
+        features = self.model.backbone(images.tensors)
+        return {"0": features} if isinstance(features, Tensor) else features
 
     @property
     def pooled_shape(self) -> tuple[int, ...]:

@@ -152,6 +152,15 @@ class Detectron2Detector(Detector):
             tuple((image.shape[1], image.shape[2]) for image in images),
         )
 
+    def pool(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        heads = self.heads
+        with evaluating(self):
+            features = self._maps(self._inputs({"image": list(images)}))[1]
+            pooled: Tensor = heads.box_pooler(
+                [features[name] for name in heads.box_in_features], [Boxes(part) for part in boxes]
+            )
+        return pooled
+
     def find(self, proposed: Proposed) -> list[Detections]:
         predictor = self.heads.box_predictor
         parts = []
@@ -167,9 +176,12 @@ class Detectron2Detector(Detector):
 
     def _proposals(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Instances]]:
         """Feature maps, and the boxes proposed."""
-        images = self.model.preprocess_image(inputs)
-        features = self.model.backbone(images.tensor)
+        images, features = self._maps(inputs)
         return features, self.model.proposal_generator(images, features)[0]
+
+    def _maps(self, inputs: list[dict[str, Any]]) -> tuple[Any, dict[str, Tensor]]:
+        images = self.model.preprocess_image(inputs)
+        return images, self.model.backbone(images.tensor)
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         super().grow(classes, generator)
