@@ -32,7 +32,7 @@ from .detector import Detector
 from .evaluation import detect, judge
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
-from .predict import drawn
+from .pictures import drawn, held
 from .regions import extract, fill
 from .scenes import digit_scenes
 from .tuning import FineTuning, Method
@@ -75,12 +75,14 @@ class Start:
     Attributes:
         digits: all ten, the base digits first.
         detector: knows the base digits.
-        rows: regions of the images that it learned from.
+        images: that it learned from,
+        rows: and regions of these.
         scenes: of all digits, to draw boxes from; to judge on in rehearsal; and to judge on.
     """
 
     digits: list[int]
     detector: Detector
+    images: DetectionSet
     rows: Batch
     scenes: tuple[DetectionSet, DetectionSet, DetectionSet]
 
@@ -102,7 +104,8 @@ def learn_base(seed: int, memory: ROIMemory | None = None) -> Start:
         digit_scenes(n, digits, split=split, size=64, seed=seed + far)
         for n, split, far in ((150, "train", 1000), (60, "train", 2000), (100, "test", 3000))
     ]
-    return Start(digits, detector, extract(detector, images.first(300), seed=seed), (scenes[0], scenes[1], scenes[2]))
+    rows = extract(detector, images.first(300), seed=seed)
+    return Start(digits, detector, images, rows, (scenes[0], scenes[1], scenes[2]))
 
 
 @dataclass
@@ -199,15 +202,18 @@ def then(seed: int, draw: int, rates: Mapping[str, float]) -> dict[str, dict[str
 
 
 def pictures(seed: int, rates: Mapping[str, float], path: Path) -> None:
-    """Draws what is found on some scenes before new digits are learned, and after, without memory and with it."""
+    """Draws what is found on some scenes before new digits are learned, and after, without memory and with it; and into
+    a second picture, what that memory holds.
+    """
     from PIL import Image
 
     start = _STARTS[seed]
     shots = draw(start, seed)
-    detectors = [start.detector]
+    detectors, memory = [start.detector], None
     for method in ("finetune", "replay"):
         tuning = replace(TUNING, method=method, lr=rates[method])
-        detectors.append(teach(start, shots, tuning, seed, False)[0])
+        detector, memory = teach(start, shots, tuning, seed, False)
+        detectors.append(detector)
     scenes = start.scenes[2].first(4)
     names = {place: str(digit) for place, digit in enumerate(start.digits)}
     sheet = Image.new("RGB", (260 * len(detectors), 260 * len(scenes)), "white")
@@ -216,10 +222,12 @@ def pictures(seed: int, rates: Mapping[str, float], path: Path) -> None:
             sheet.paste(drawn(scenes.image(row), found.above(0.5), names, 4), (260 * column, 260 * row))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path)
+    assert memory is not None
+    held(memory, start.images, dict(list(names.items())[:6])).save(path.with_name("memory.png"))
 
 
 def demo(out: Path) -> None:
-    """Learns, rehearses, measures, prints the table, and writes ``results.json`` and ``pictures.png`` to ``out``."""
+    """Learns, rehearses, measures, prints the table, and writes ``results.json`` and the pictures to ``out``."""
     print(f"A detector learns 6 digits, then 4 new ones from {SHOT} boxes each. What does it still find?\n")
     results = Results("detection/demo", {"shot": SHOT, "steps": TUNING.steps})
     context = get_context("spawn")
@@ -254,7 +262,7 @@ def demo(out: Path) -> None:
     print(
         f"AP50 in percent, mean ± 95 % interval over {len(measured)} runs: {len(DETECTORS)} detectors, each with "
         f"{len(DRAWS)} draws of boxes.\nThe memory holds {OBJECTS} regions of objects and {BACKGROUND} of background, "
-        f"{results.memory_bytes / 1e6:.1f} MB. Wrote {path} and {out / 'pictures.png'}"
+        f"{results.memory_bytes / 1e6:.1f} MB. Wrote {path}, {out / 'pictures.png'} and memory.png"
     )
 
 

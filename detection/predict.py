@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
-
-from torch import Tensor
 
 from ..arguments import command
 from .adapter import DetectionAdapter
 from .data import ImageFiles
 from .detector import Detections
+from .pictures import columns, drawn
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
 
 
 def predict(adapter: Path, images: Path, score: float = 0.5, pictures: bool = True, out: Path = Path("found")) -> None:
     """Writes what is found on images to ``detections.json``, in COCO's format with a score, and draws it on them.
+
+    Each category has the number of its regions in the memory as ``remembered``.
 
     Args:
         adapter: its folder.
@@ -42,42 +43,15 @@ def predict(adapter: Path, images: Path, score: float = 0.5, pictures: bool = Tr
             target = out / "pictures" / Path(name).with_suffix(".png")
             target.parent.mkdir(parents=True, exist_ok=True)
             drawn(image, found, loaded.names).save(target)
-    categories = [{"id": number, "name": name} for number, name in loaded.names.items()]
+    held = {} if loaded.memory is None else loaded.memory.summary()["classes"]
+    categories = [{"id": n, "name": name, "remembered": held.get(n, 0)} for n, name in loaded.names.items()]
     content = {"images": entries, "annotations": boxes, "categories": categories}
     (out / "detections.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{len(boxes)} objects on {len(entries)} images; wrote {out / 'detections.json'}")
 
 
-def drawn(image: Tensor, found: Detections, names: Mapping[int, str], scale: int = 1) -> Any:
-    """An image (3, H, W) with its detections drawn on it, each with its class and score; as a picture of Pillow's,
-    ``scale`` times as large.
-    """
-    from PIL import Image, ImageDraw
-
-    pixels = image.permute(1, 2, 0).repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-    picture = Image.fromarray(pixels.numpy())
-    brush = ImageDraw.Draw(picture)
-    for box, score, label in zip(*_columns(found), strict=True):
-        box = [scale * value for value in box]
-        colour = _COLOURS[label % len(_COLOURS)]
-        brush.rectangle(box, outline=colour, width=2)
-        text = f"{names[label]} {100 * score:.0f}"
-        place = (box[0], max(0, box[1] - 11))
-        brush.rectangle(brush.textbbox(place, text), fill=colour)
-        brush.text(place, text, fill="black")
-    return picture
-
-
-# colours that can be told apart by everyone (Okabe and Ito)
-_COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
-
-
-def _columns(found: Detections) -> tuple[list[list[float]], list[float], list[int]]:
-    return found.boxes.tolist(), found.scores.tolist(), found.labels.tolist()
-
-
 def _boxes(found: Detections, number: int) -> Iterator[dict[str, Any]]:
-    for box, score, label in zip(*_columns(found), strict=True):
+    for box, score, label in zip(*columns(found), strict=True):
         left, top, right, bottom = (round(value, 2) for value in box)
         size = [round(right - left, 2), round(bottom - top, 2)]
         yield {

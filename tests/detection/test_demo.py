@@ -53,6 +53,10 @@ def test_pictures(start: demo.Start, tmp_path: Path, monkeypatch: pytest.MonkeyP
     demo.pictures(0, dict.fromkeys(demo.SHOWN, 0.01), tmp_path / "some" / "pictures.png")
     with Image.open(tmp_path / "some" / "pictures.png") as sheet:
         assert sheet.size == (3 * 260, 4 * 260)
+    with Image.open(tmp_path / "some" / "memory.png") as sheet:
+        assert sheet.size == (120 + 10 * 48, 6 * 48)
+        # a region on a line has the pixels that it was pooled from
+        assert len(set(sheet.crop((121, 1, 165, 45)).getdata())) > 5
 
 
 @pytest.mark.slow

@@ -121,6 +121,7 @@ def test_predict_writes_coco_and_pictures(adapter: Path, tmp_path: Path) -> None
     found = json.loads((out / "detections.json").read_text())
     assert len(found["images"]) == 3
     assert [category["name"] for category in found["categories"]] == ["0", "1", "2"]
+    assert all(category["remembered"] > 0 for category in found["categories"])
     assert found["annotations"]
     assert all(0.06 <= box["score"] <= 1 for box in found["annotations"])
     assert len(list((out / "pictures").glob("*.png"))) == 3
