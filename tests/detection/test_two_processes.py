@@ -1,5 +1,6 @@
 """One detector on two processes."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ LAUNCH = Path(__file__).parents[1] / "launch"
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("source", ["regions", "images"])
+def test_two_processes_learn_what_one_does(source: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run(
-        [*command, str(LAUNCH / "detection.py"), str(tmp_path)],
+        [*command, str(LAUNCH / "detection.py"), str(tmp_path), source],
         capture_output=True,
         text=True,
         timeout=280,
@@ -26,14 +28,10 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
     found = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
     assert [part["processes"] for part in found] == [2, 2]
     assert all(torch.equal(found[0]["weights"][name], values) for name, values in found[1]["weights"].items())
-    sys.path.insert(0, str(LAUNCH))
-    try:
-        import detection  # type: ignore[import-not-found]
-    finally:
-        sys.path.remove(str(LAUNCH))
-    alone = detection.learned(new_accelerator())
+    launched = runpy.run_path(str(LAUNCH / "detection.py"))
+    alone = launched["learned"](new_accelerator(), source)
     assert all(
         torch.allclose(values, alone[name], rtol=1e-4, atol=1e-6) for name, values in found[0]["weights"].items()
     )
-    start = detection.SMALL.build(3).heads.state_dict()
+    start = launched["SMALL"].build(3).heads.state_dict()
     assert any(not torch.allclose(values, start[name], atol=1e-3) for name, values in alone.items())

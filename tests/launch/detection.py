@@ -1,6 +1,7 @@
-"""Teaches a detector new classes from regions, on however many processes there are, and writes the weights it has then.
+"""Teaches a detector new classes from regions or from images, on however many processes there are, and writes the
+weights it has then.
 
-Started by torchrun with a folder; every process writes ``rank-<n>.pt`` to it.
+Started by torchrun with a folder and ``regions`` or ``images``; every process writes ``rank-<n>.pt`` to the folder.
 """
 
 from __future__ import annotations
@@ -13,31 +14,63 @@ import torch
 from torch import Tensor
 
 from memreplay.core.training import new_accelerator
+from memreplay.detection.data import DetectionSet
 from memreplay.detection.faster_rcnn import FasterRCNN
 from memreplay.detection.regions import extract, fill
 from memreplay.detection.scenes import digit_scenes
 from memreplay.detection.tuning import FineTuning
 
-SMALL = FasterRCNN("small", None, (4, 8), 8, 3, 16, 16, 0.5, 20, 48, 48, 12, (1.0,))
+SMALL = FasterRCNN(
+    "small",
+    levels=(4, 8),
+    channels=8,
+    pool=3,
+    head=16,
+    regions=200,  # all there are, so that none is drawn at random
+    positive=0.9,
+    proposals=20,
+    min_size=48,
+    max_size=48,
+    anchor=12,
+    ratios=(1.0,),
+)
 REGIONS = 16
 """Of all processes together, per step."""
+IMAGES = 2
+"""Likewise."""
 
 
-def learned(accelerator: Any) -> dict[str, Tensor]:
+def scenes() -> DetectionSet:
+    """With as many objects on each, so that every image counts as much."""
+    made = digit_scenes(30, [0, 1, 2], size=48, seed=1)
+    chosen = [picture for picture in made.pictures if len(picture.labels) == 3]
+    return DetectionSet(made.classes, chosen[:8], made.files)
+
+
+def learned(accelerator: Any, source: str) -> dict[str, Tensor]:
     """The weights of the box head after a few steps."""
-    scenes = digit_scenes(8, [0, 1, 2], size=48, seed=1)
+    data = scenes()
     detector = SMALL.build(3)
-    tuning = FineTuning("distill", steps=6, regions=REGIONS // accelerator.num_processes, replay=8, passes=1, lr=0.05)
+    tuning = FineTuning(
+        "distill",
+        steps=6,
+        cached=source == "regions",
+        images=IMAGES // accelerator.num_processes,
+        regions=REGIONS // accelerator.num_processes,
+        replay=8,
+        passes=1,
+        lr=0.05,
+    )
     memory = tuning.new_memory(20, 10, fingerprint=detector.fingerprint())
     assert memory is not None
-    fill(memory, extract(detector, scenes.of(["0", "1"])))
-    tuning.tune(detector, scenes, memory, accelerator=accelerator, progress_bar=False)
+    fill(memory, extract(detector, data.of(["0", "1"])))
+    tuning.tune(detector, data, memory, accelerator=accelerator, progress_bar=False)
     return {name: values.detach().cpu() for name, values in detector.heads.state_dict().items()}
 
 
 def main() -> None:
     accelerator = new_accelerator()
-    weights = learned(accelerator)
+    weights = learned(accelerator, sys.argv[2])
     torch.save(
         {"weights": weights, "processes": accelerator.num_processes},
         Path(sys.argv[1], f"rank-{accelerator.process_index}.pt"),
