@@ -9,13 +9,14 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt setup.py $(shell find core -name '*.c')
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: help demo test test-slow lint bench clean
+.PHONY: help demo test test-slow lint docs bench clean
 
 help:
 	@echo "make demo       few-shot learning with and without memory, on real images (results in $(OUT)/)"
 	@echo "make test       the quick tests"
 	@echo "make test-slow  all tests"
 	@echo "make lint       ruff and mypy"
+	@echo "make docs       the documentation, as a site in site/"
 	@echo "make bench      speed beside other libraries, where they are installed (torchrl, faiss-cpu, avalanche-lib)"
 	@echo "make clean      remove what these commands made"
 
@@ -33,12 +34,15 @@ lint: $(VENV)/test.stamp
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 
+docs: $(VENV)/docs.stamp
+	$(BIN)/python -m mkdocs build --strict
+
 bench: $(VENV)/test.stamp
 	$(BIN)/python benchmarks --out benchmarks/results/cpu.json
 
 clean:
 	find core -name '*.so' -delete
-	rm -rf $(VENV) .editable build dist *.egg-info $(OUT) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .editable build dist *.egg-info $(OUT) site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp is newer than pyproject.toml and constraints.txt when the environment has what they name. detectron2 is on no
@@ -47,6 +51,10 @@ DETECTRON2 = $(shell $(INSTALL) --no-index --no-deps detectron2 >/dev/null 2>&1 
 
 $(VENV)/demo.stamp: $(VENV)/python.stamp $(SOURCES)
 	$(INSTALL) -e ".[demo$(DETECTRON2)]"
+	@touch $@
+
+$(VENV)/docs.stamp: $(VENV)/python.stamp $(SOURCES)
+	$(INSTALL) -e ".[docs]"
 	@touch $@
 
 $(VENV)/test.stamp: $(VENV)/python.stamp $(SOURCES)
