@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -59,6 +60,17 @@ def test_nothing_comes_from_the_network(site: Path) -> None:
         parser.feed(page.read_text("utf-8"))
         outside = [source for source in parser.found if re.match(r"(https?:)?//", source)]
         assert outside == [], page
+
+
+@pytest.mark.slow
+def test_pictures_are_taken_by_the_script_that_ships(tmp_path: Path) -> None:
+    if not (shutil.which("chromium") or shutil.which("google-chrome")):
+        pytest.skip("there is no chromium to take pictures with")
+    picture = tmp_path / "report.png"
+    subprocess.run([sys.executable, str(ROOT / "docs" / "screenshots.py"), str(picture)], check=True)
+    committed = (ROOT / "docs" / "report.png").read_bytes()
+    assert picture.read_bytes()[:24] == committed[:24], "not a picture of the same size"
+    assert picture.stat().st_size > len(committed) / 2
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
