@@ -38,7 +38,7 @@ docs: $(VENV)/docs.stamp
 	$(BIN)/python -m mkdocs build --strict
 
 bench: $(VENV)/test.stamp
-	$(BIN)/python benchmarks --out benchmarks/results/cpu.json
+	$(BIN)/python benchmarks --out benchmarks/results
 
 clean:
 	find core -name '*.so' -delete

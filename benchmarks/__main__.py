@@ -14,7 +14,7 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {', '.join(NAMES)}")
 parser.add_argument("--quick", action="store_true", help="few rounds, to see whether they run")
 parser.add_argument("--device", default="cpu")
-parser.add_argument("--out", type=Path, help="JSON with the figures")
+parser.add_argument("--out", type=Path, help="JSON with the figures, or a folder for one named after the processor")
 chosen = parser.parse_args()
 unknown = sorted(set(chosen.names) - set(NAMES))
 if unknown:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 import tempfile
 from collections.abc import Iterator
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import torch
-from harness import Bench, Peer, Work, copy_seconds, main, peer
+from harness import Bench, Peer, Work, copy_seconds, forget_peak, main, peer, resident
 from torch.utils.data import TensorDataset
 
 from memreplay.core.selection import ClassBalanced
@@ -162,20 +160,16 @@ def by_size(bench: Bench) -> None:
 
 def of_size(bench: Bench, capacity: int, path: str | None) -> None:
     """Batches of 64 into a memory that is full twice over, and what it takes of the RAM."""
-    feed, before = batches(), resident()
+    feed = batches()
+    forget_peak()
+    before = resident()
     store = Store(capacity, device=bench.device, path=path)
     for _ in range(2 * capacity // ROWS):
         store.add(next(feed))
     where = "RAM" if path is None else "mapped"
-    grown = (resident() - before) / 1e6
-    bench.note(f"{capacity:,} rows, {where}: {store.nbytes / 1e6:.1f} MB stored, {grown:.1f} MB more resident")
+    most = (resident("VmHWM") - before) / 1e6
+    bench.note(f"{capacity:,} rows, {where}: {store.nbytes / 1e6:.1f} MB stored, at most {most:.1f} MB more in RAM")
     bench.compare(f"add 64, reservoir, full twice over, {capacity:,}, {where}", lambda: store.add(next(feed)))
-
-
-def resident() -> int:
-    """Bytes of this process in RAM, those of mapped files included; 0 where the system does not tell."""
-    statm = Path("/proc/self/statm")
-    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
 if __name__ == "__main__":

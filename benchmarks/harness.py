@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -158,10 +159,15 @@ class Bench:
         return table
 
     def save(self, path: Path) -> None:
-        """Writes the rows, with what they were measured on.
+        """Writes the rows, with what they were measured on, to a file, or in a folder to one named after the processor
+        (or GPU).
 
         Rows that other scripts put there stay, unless they come from another machine or another torch.
         """
+        if not path.suffix:
+            chip = _processor() if self.device == "cpu" else torch.cuda.get_device_name()
+            words = re.findall(r"[a-z0-9]+", re.sub(r"\((r|tm)\)", "", chip.lower()))
+            path = path / f"{'-'.join(words) or 'unknown'}.json"
         machine = {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -234,12 +240,27 @@ def sgemm_seconds(operations: int) -> float:
     return operations * _rate("sgemm")
 
 
+def resident(name: str = "VmRSS") -> int:
+    """Memory of this process in bytes as Linux counts it, that of mapped files included: now, or the most (``VmHWM``)
+    since `forget_peak`. 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    found = re.search(rf"{name}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else 0
+
+
+def forget_peak() -> None:
+    """Lets the most memory held be counted from now on."""
+    refs = Path("/proc/self/clear_refs")
+    if refs.exists():
+        refs.write_text("5")
+
+
 def main(measure: Callable[[Bench], None]) -> None:
     """Runs one script on its own: ``python benchmarks/add.py [--quick] [--device cuda] [--out FILE]``."""
     parser = argparse.ArgumentParser(description=importlib.import_module(measure.__module__).__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, to see whether it runs")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON with the figures")
+    parser.add_argument("--out", type=Path, help="JSON with the figures, or a folder for one named after the processor")
     chosen = parser.parse_args()
     run([measure], chosen.device, chosen.quick, chosen.out)
 
@@ -248,6 +269,10 @@ def run(measures: list[Callable[[Bench], None]], device: str, quick: bool, out: 
     """Runs several scripts, prints the table and writes the JSON."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if not quick:
+        # A virtual machine may be given its memory only when it first uses it, which can take longer than what is
+        # measured: let it have as much as is needed before.
+        torch.ones(3 << 30, dtype=torch.uint8)
     bench = Bench(device, quick)
     for measure in measures:
         bench.script = Path(inspect.getfile(measure)).stem

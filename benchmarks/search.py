@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import re
 from pathlib import Path
 
 import torch
-from harness import Bench, Work, main, peer, sgemm_seconds, sum_seconds
+from harness import Bench, Work, forget_peak, main, peer, resident, sgemm_seconds, sum_seconds
 from torch import Tensor
 
 from memreplay.core.retrievers import Nearest
@@ -81,21 +80,14 @@ def temporary(device: str, n: int, q: int, k: int) -> int:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)  # memory that was freed before but is kept at hand would hide what is needed now
-        Path("/proc/self/clear_refs").write_text("5")  # the most memory held is counted from now on
-        before = _resident("VmRSS")
+        forget_peak()
+        before = resident()
     else:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     result = Nearest().search(pool, query, k)
-    peak = _resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
+    peak = resident("VmHWM") if device == "cpu" else torch.cuda.max_memory_allocated()
     return max(0, peak - before - sum(part.nbytes for part in result))
-
-
-def _resident(name: str) -> int:
-    """Memory of this process in bytes, as Linux counts it."""
-    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return 1024 * int(found[1])
 
 
 if __name__ == "__main__":

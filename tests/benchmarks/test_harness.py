@@ -52,6 +52,17 @@ def test_rows_of_another_machine_go(harness, tmp_path, monkeypatch):
     assert found["machine"]["processor"] == "another"
 
 
+def test_a_folder_has_a_file_for_each_processor(harness, tmp_path, monkeypatch):
+    for processor, name in (
+        ("Intel(R) Xeon(R) Processor", "intel-xeon-processor"),
+        ("AMD EPYC", "amd-epyc"),
+        ("", "unknown"),
+    ):
+        monkeypatch.setattr(harness, "_processor", lambda processor=processor: processor)
+        bench(harness, "add", 3.0).save(tmp_path)
+        assert json.loads((tmp_path / f"{name}.json").read_text())["machine"]["processor"] == processor
+
+
 def test_ratios_are_of_interleaved_rounds(harness):
     made = harness.Bench()
     ticks = iter([0.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 13.0, 13.0, 14.0, 14.0, 17.0])
