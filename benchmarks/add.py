@@ -1,15 +1,14 @@
-"""Adding to a memory: reservoir, balanced reservoir and FIFO, in RAM and memory-mapped."""
+"""Adding to a memory: reservoir, balanced reservoir and FIFO."""
 
 from __future__ import annotations
 
 import random
-import tempfile
 from collections.abc import Iterator
 from itertools import cycle
 from typing import Any
 
 import torch
-from harness import Bench, Peer, Work, copy_seconds, forget_peak, main, peer, resident
+from harness import Bench, Peer, Work, copy_seconds, main, peer
 from torch.utils.data import TensorDataset
 
 from memreplay.core.selection import ClassBalanced
@@ -129,7 +128,6 @@ def measure(bench: Bench) -> None:
             label = f"add 64, {name}, {capacity:,} of {rows:,}"
             bench.compare(label, work, peers, calls=1, per=steps, rounds=3, limit=limit if name != "fifo" else None)
     one_row(bench)
-    by_size(bench)
 
 
 def one_row(bench: Bench) -> None:
@@ -148,28 +146,6 @@ def one_row(bench: Bench) -> None:
     bench.compare(
         "add 1, reservoir, full, 10,000", lambda: store.add(next(rows)), {"torchrl": Peer(theirs, 20.0)}, calls=500
     )
-
-
-def by_size(bench: Bench) -> None:
-    """Batches of 64 into memories that are full, by size and place."""
-    for capacity in (10_000,) if bench.quick else (10_000, 100_000, 1_000_000):
-        with tempfile.TemporaryDirectory() as folder:
-            for path in (None, folder) if bench.device == "cpu" else (None,):
-                of_size(bench, capacity, path)
-
-
-def of_size(bench: Bench, capacity: int, path: str | None) -> None:
-    """Batches of 64 into a memory that is full twice over, and what it takes of the RAM."""
-    feed = batches()
-    forget_peak()
-    before = resident()
-    store = Store(capacity, device=bench.device, path=path)
-    for _ in range(2 * capacity // ROWS):
-        store.add(next(feed))
-    where = "RAM" if path is None else "mapped"
-    most = (resident("VmHWM") - before) / 1e6
-    bench.note(f"{capacity:,} rows, {where}: {store.nbytes / 1e6:.1f} MB stored, at most {most:.1f} MB more in RAM")
-    bench.compare(f"add 64, reservoir, full twice over, {capacity:,}, {where}", lambda: store.add(next(feed)))
 
 
 if __name__ == "__main__":

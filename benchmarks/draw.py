@@ -1,8 +1,7 @@
-"""Drawing from a memory: 64 rows uniformly, by the size of the memory and where it lies, and balanced by class."""
+"""Drawing from a memory: 64 rows uniformly, by the size of the memory, and balanced by class."""
 
 from __future__ import annotations
 
-import tempfile
 from typing import Any
 
 import torch
@@ -36,12 +35,6 @@ def measure(bench: Bench) -> None:
         if capacity == 10_000:
             bench.compare(f"draw 64 of {capacity:,}, balanced", lambda s=store: s.draw(ROWS, by=balanced), calls=50)
         del store, buffer, theirs, peers
-    if bench.device == "cpu":
-        with tempfile.TemporaryDirectory() as folder:
-            for capacity in (10_000,) if bench.quick else tuple(MUST):
-                store = filled(capacity, "cpu", folder)
-                bench.compare(f"draw 64 of {capacity:,}, mapped", lambda s=store: s.draw(ROWS), calls=300, limit=limit)
-                del store
 
 
 def filled(capacity: int, device: str, path: str | None = None) -> Store:

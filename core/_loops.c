@@ -7,6 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <structmember.h>
 
 #ifndef SOURCE
 #define SOURCE 0 /* the checksum of this file, by which loops.py knows a module that was built from another one */
@@ -268,8 +269,74 @@ copy_rows(const Lane *lanes, int n_lanes, const int64_t *rows, const int64_t *sl
 
 /* Attributes and methods of tensors and streams, and what makes a tensor. */
 static PyObject *name_lane, *name_dtype, *name_shape, *name_requires_grad, *name_is_cpu, *name_is_contiguous,
-    *name_is_neg, *name_data_ptr, *name_mass, *name_next, *name_cursor, *name_points, *name_ahead,
-    *name_threshold, *name_count, *name_pool, *name_bound, *tensor_type, *new_array, *whole_numbers, *as_tensor;
+    *name_is_neg, *name_data_ptr, *tensor_type, *new_array, *whole_numbers, *as_tensor;
+
+/* What is read of a stream, which is an object with slots, and where these lie in it. */
+enum { MASS, NEXT, CURSOR, POINTS, AHEAD_OF_IT, THRESHOLD, COUNT, POOL, BOUND, FIELDS };
+static const char *const field_names[FIELDS] = {"mass",      "next",  "cursor", "points", "_ahead",
+                                                "threshold", "count", "pool",   "bound"};
+static Py_ssize_t field_places[FIELDS];
+static PyTypeObject *stream_type;
+
+/* The place of a field; NULL and an error if the object is no stream. */
+static PyObject **
+place_of(PyObject *stream, int field)
+{
+    if (Py_TYPE(stream) != stream_type) {
+        for (int i = 0; i < FIELDS; i++) {
+            PyObject *slot = PyObject_GetAttrString((PyObject *)Py_TYPE(stream), field_names[i]);
+            const int known = slot != NULL && Py_IS_TYPE(slot, &PyMemberDescr_Type);
+            if (known) {
+                field_places[i] = ((PyMemberDescrObject *)slot)->d_member->offset;
+            }
+            Py_XDECREF(slot);
+            if (!known) {
+                PyErr_SetString(PyExc_TypeError, "expected streams");
+                return NULL;
+            }
+        }
+        Py_XSETREF(stream_type, (PyTypeObject *)Py_NewRef(Py_TYPE(stream)));
+    }
+    return (PyObject **)((char *)stream + field_places[field]);
+}
+
+/* A field of a stream, borrowed; NULL and an error if it has none. */
+static PyObject *
+field_of(PyObject *stream, int field)
+{
+    PyObject **place = place_of(stream, field);
+    if (place != NULL && *place == NULL) {
+        PyErr_SetString(PyExc_AttributeError, field_names[field]);
+    }
+    return place == NULL ? NULL : *place;
+}
+
+/* Takes over the reference to the value; an error if that is NULL. */
+static int
+set_field(PyObject *stream, int field, PyObject *value)
+{
+    PyObject **place = value == NULL ? NULL : place_of(stream, field);
+    if (place == NULL) {
+        Py_XDECREF(value);
+        return -1;
+    }
+    Py_XSETREF(*place, value);
+    return 0;
+}
+
+/* A field as a number; an error, too, shows as `PyErr_Occurred`. */
+static double
+number_of(PyObject *stream, int field)
+{
+    PyObject *value = field_of(stream, field);
+    return value == NULL ? -1 : PyFloat_AsDouble(value);
+}
+
+static int
+set_number(PyObject *stream, int field, double number)
+{
+    return set_field(stream, field, PyFloat_FromDouble(number));
+}
 
 /* 1 if the attribute (or what the method returns) is `expected`, 0 if not or after an error. */
 static int
@@ -1096,7 +1163,7 @@ typedef struct {
 static int
 open_class(Class *class, PyObject *streams)
 {
-    PyObject *label = PyLong_FromLongLong(class->label), *mass = NULL, *next = NULL, *cursor = NULL, *points = NULL;
+    PyObject *label = PyLong_FromLongLong(class->label), *points;
     if (label == NULL) {
         return -1;
     }
@@ -1106,31 +1173,19 @@ open_class(Class *class, PyObject *streams)
         class->open = 1;
         return PyErr_Occurred() ? -1 : 0;
     }
-    if ((mass = PyObject_GetAttr(stream, name_mass)) == NULL ||
-        (next = PyObject_GetAttr(stream, name_next)) == NULL) {
-        goto done;
-    }
-    class->start = PyFloat_AsDouble(mass);
-    const double first = PyFloat_AsDouble(next);
+    const double first = number_of(stream, NEXT);
+    class->start = number_of(stream, MASS);
     class->open = isinf(first) && first < 0;
     if (PyErr_Occurred() || class->open || first >= class->start + (double)class->count) {
-        goto done;
+        return PyErr_Occurred() ? -1 : 0;
     }
-    if ((cursor = PyObject_GetAttr(stream, name_cursor)) == NULL ||
-        (points = PyObject_GetAttr(stream, name_points)) == NULL) {
-        goto done;
-    }
-    class->at = PyLong_AsSsize_t(cursor);
-    if (PyErr_Occurred() || PyObject_GetBuffer(points, &class->points, PyBUF_SIMPLE) < 0) {
-        goto done;
+    class->at = (Py_ssize_t)number_of(stream, CURSOR);
+    if ((points = field_of(stream, POINTS)) == NULL || PyErr_Occurred() ||
+        PyObject_GetBuffer(points, &class->points, PyBUF_SIMPLE) < 0) {
+        return -1;
     }
     class->n = class->points.len / (Py_ssize_t)sizeof(double);
-done:
-    Py_XDECREF(mass);
-    Py_XDECREF(next);
-    Py_XDECREF(cursor);
-    Py_XDECREF(points);
-    return PyErr_Occurred() ? -1 : 0;
+    return 0;
 }
 
 /* Whether a point lies above the row of the class that is looked at, or all points lie before it. */
@@ -1258,25 +1313,6 @@ done:
     return result;
 }
 
-/* The attribute of a stream as a number; an error, too, shows as `PyErr_Occurred`. */
-static double
-number_of(PyObject *stream, PyObject *name)
-{
-    PyObject *value = PyObject_GetAttr(stream, name);
-    const double number = value == NULL ? -1 : PyFloat_AsDouble(value);
-    Py_XDECREF(value);
-    return number;
-}
-
-static int
-set_number(PyObject *stream, PyObject *name, double number)
-{
-    PyObject *value = PyFloat_FromDouble(number);
-    const int failed = value == NULL || PyObject_SetAttr(stream, name, value) < 0;
-    Py_XDECREF(value);
-    return failed ? -1 : 0;
-}
-
 /* An item of a list of tuples, as a number. */
 static double
 number_in(PyObject *list, Py_ssize_t i, Py_ssize_t j)
@@ -1318,12 +1354,12 @@ insert_row(PyObject *pool, double height, long long id, long long slot)
 static int
 meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *sizes, long long seen, PyObject *won)
 {
-    PyObject *stream = PyDict_GetItemWithError(streams, label), *ahead = NULL, *pool = NULL, *place = NULL;
+    PyObject *stream = PyDict_GetItemWithError(streams, label), *ahead, *pool;
     int done = 0;
     if (stream == NULL) {
         return PyErr_Occurred() ? -1 : 0;
     }
-    double next = number_of(stream, name_next);
+    double next = number_of(stream, NEXT);
     if (PyErr_Occurred() || (isinf(next) && next < 0)) {
         return PyErr_Occurred() ? -1 : 0;
     }
@@ -1331,8 +1367,8 @@ meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *si
         return 1;
     }
     /* the lowest of its points */
-    Py_ssize_t cursor = (Py_ssize_t)number_of(stream, name_cursor);
-    if ((ahead = PyObject_GetAttr(stream, name_ahead)) == NULL || !PyList_Check(ahead) || cursor < 0) {
+    Py_ssize_t cursor = (Py_ssize_t)number_of(stream, CURSOR);
+    if ((ahead = field_of(stream, AHEAD_OF_IT)) == NULL || !PyList_Check(ahead) || cursor < 0) {
         goto finish;
     }
     double height = INFINITY;
@@ -1345,8 +1381,8 @@ meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *si
         next = number_in(ahead, ++cursor, 0);
     }
     /* whether it is its own stream that gives a row up */
-    const double threshold = number_of(stream, name_threshold), count = number_of(stream, name_count);
-    if ((pool = PyObject_GetAttr(stream, name_pool)) == NULL || !PyList_Check(pool) || PyList_GET_SIZE(pool) == 0 ||
+    const double threshold = number_of(stream, THRESHOLD), count = number_of(stream, COUNT);
+    if ((pool = field_of(stream, POOL)) == NULL || !PyList_Check(pool) || PyList_GET_SIZE(pool) == 0 ||
         PyErr_Occurred()) {
         goto finish;
     }
@@ -1358,12 +1394,12 @@ meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *si
         }
         PyObject *largest = PyDict_GetItemWithError(streams, PyTuple_GET_ITEM(PyList_GET_ITEM(sizes, 0), 2));
         const double most = -number_in(sizes, 0, 0);
-        if (largest == NULL || number_of(largest, name_count) != most || count < 1 || count < most - 1) {
+        if (largest == NULL || number_of(largest, COUNT) != most || count < 1 || count < most - 1) {
             goto finish;
         }
     }
-    if (PyErr_Occurred() || (place = PyLong_FromSsize_t(cursor)) == NULL ||
-        PyObject_SetAttr(stream, name_cursor, place) < 0 || set_number(stream, name_next, next) < 0) {
+    if (PyErr_Occurred() || set_field(stream, CURSOR, PyLong_FromSsize_t(cursor)) < 0 ||
+        set_number(stream, NEXT, next) < 0) {
         goto finish;
     }
     done = 1;
@@ -1371,23 +1407,20 @@ meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *si
         goto finish;
     }
     if (height >= worst) {
-        set_number(stream, name_threshold, -height);
+        set_number(stream, THRESHOLD, -height);
         goto finish;
     }
     const Py_ssize_t last = PyList_GET_SIZE(pool) - 1;
     PyObject *slot = Py_NewRef(PyTuple_GET_ITEM(PyList_GET_ITEM(pool, last), 2));
     if (PyList_SetSlice(pool, last, last + 1, NULL) == 0 &&
-        set_number(stream, name_threshold, -worst > threshold ? -worst : threshold) == 0 &&
+        set_number(stream, THRESHOLD, -worst > threshold ? -worst : threshold) == 0 &&
         note(won, 0, Py_NewRef(slot)) == 0 && note(won, 1, Py_NewRef(row)) == 0 &&
         note(won, 2, PyFloat_FromDouble(height)) == 0 && note(won, 3, Py_NewRef(label)) == 0 &&
-        height >= number_of(stream, name_bound)) {
+        height >= number_of(stream, BOUND)) {
         insert_row(pool, height, seen + PyLong_AsLongLong(row), PyLong_AsLongLong(slot));
     }
     Py_DECREF(slot);
 finish:
-    Py_XDECREF(ahead);
-    Py_XDECREF(pool);
-    Py_XDECREF(place);
     return PyErr_Occurred() ? -1 : done;
 }
 
@@ -1593,15 +1626,6 @@ PyInit__loops(void)
         {&name_is_contiguous, "is_contiguous"},
         {&name_is_neg, "is_neg"},
         {&name_data_ptr, "data_ptr"},
-        {&name_mass, "mass"},
-        {&name_next, "next"},
-        {&name_cursor, "cursor"},
-        {&name_points, "points"},
-        {&name_ahead, "_ahead"},
-        {&name_threshold, "threshold"},
-        {&name_count, "count"},
-        {&name_pool, "pool"},
-        {&name_bound, "bound"},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if ((*names[i].name = PyUnicode_InternFromString(names[i].text)) == NULL) {
