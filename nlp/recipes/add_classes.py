@@ -7,8 +7,9 @@ takes, embedding included, for
 - ``tuned adapter``: the same on an encoder that was fine-tuned on the 72 intents;
 - ``logistic``: logistic regression solved anew for all 385 texts, whose vectors are cached;
 - ``setfit``: SetFit on all 385 texts, one seed, where the package is installed. It is stopped after `SETFIT_STEPS`
-  steps; its default, an epoch of all pairs of texts, is 9,144 steps: more than three hours, at the 1.3 seconds of one
-  core that a step takes.
+  steps; its default, an epoch of all pairs of texts, is 9,144 steps: about three hours, at the second of one core that
+  a step takes. What it knows along the way is in ``docs/results/add-classes-setfit.md``; after the first thousand steps
+  it did not get better.
 
 Every seed draws other new intents. Beside these, accuracy by steps and seconds for a head that is trained on the new
 intents step by step (``steps``), from the same start with and without recall, at 1, 2, 5 and 10 shots. Its learning
