@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from ..core.batch import Batch
+from ..core.batch import Batch, concat
 from ..core.checkpoint import Progress
 from ..core.protocols.metrics import harmonic_mean
 from ..core.protocols.seeding import generator_at
@@ -28,7 +28,7 @@ from .evaluation import METRICS, detect, judge, judge_voc
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
 from .proposals import Proposals
-from .regions import extract, stream
+from .regions import stream
 from .shots import Shots
 from .tuning import FineTuning, Method
 
@@ -277,7 +277,8 @@ class Table:
             few = shots.of(self.listed, [*self.base, *self.novel])
             began = time.process_time()
             with self._mixed():
-                rows = extract(detector, few, passes=self.plan.tuning.passes, seed=seed)
+                parts = list(stream(detector, few, passes=self.plan.tuning.passes, seed=seed))
+            rows = concat(parts)  # autocast knows no half precision on CPUs
             self._last = (shot, seed), Start(detector, few, rows, time.process_time() - began)
         return self._last[1]
 

@@ -43,6 +43,7 @@ PLAN = FewShot(
     BaseTraining(steps=800, lr=0.0004, optimizer="adamw", weight_decay=0.05),
     FineTuning(steps=150, regions=64, replay=64),
     shots=(1, 3, 5, 10),
+    learning_rates=(0.0003, 0.001, 0.003, 0.01),
     moments=(10, 25, 50, 100, 150),
     mixed_precision="bf16",
     pooled=100,

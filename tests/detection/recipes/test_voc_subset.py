@@ -38,6 +38,7 @@ QUICK = FewShot(
     rehearsal=1,
     moments=(1, 2),
     curve_shot=2,
+    mixed_precision="bf16",
     pooled=15,
 )
 
