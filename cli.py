@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .arguments import Parser
+from .arguments import Parser, told
 
 DOMAINS = {
     "vision": ("vision_cls", "few-shot image classification"),
@@ -54,6 +54,9 @@ def main(args: Sequence[str] | None = None) -> None:
                 print(f"{name:<28} {summary}")
         case "reproduce":
             options = chosen.reproduce
+            if options.seeds is not None and options.seeds < 1:
+                print(f"memreplay: seeds is {options.seeds}; expected at least 1", file=sys.stderr)
+                sys.exit(2)
             reproduce(options.recipe, seeds=options.seeds, data=options.data, out=options.out, only=options.only)
         case "doctor":
             doctor(chosen.doctor.domain)
@@ -154,9 +157,10 @@ def _call(domain: str, module: str, function: str, *args: object, **options: obj
         sys.exit(1)
     except ValueError as error:
         # an error names the argument first: one of these was typed by the user
-        if not str(error).startswith(tuple(f"{name} is " for name in options)):
+        said = told(error, options)
+        if not said.startswith(tuple(f"{name}{mark}" for name in options for mark in (" is ", ": "))):
             raise
-        print(f"memreplay: {error}", file=sys.stderr)
+        print(f"memreplay: {said}", file=sys.stderr)
         sys.exit(2)
 
 

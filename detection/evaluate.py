@@ -62,9 +62,11 @@ def found_on(adapter: DetectionAdapter, data: DetectionSet) -> tuple[DetectionSe
     return images, [found.numbered(places) for found in detect(adapter.detector, images)]
 
 
-def judge_groups(results: Results, name: str, adapter: DetectionAdapter, data: DetectionSet, session: int) -> None:
+def judge_groups(
+    results: Results, name: str, adapter: DetectionAdapter, data: DetectionSet, session: int
+) -> dict[str, float]:
     """Adds AP, AP50 and AP75 of base, novel and all classes to ``results``, under names that begin with ``name``, and
-    AP50 after a ``session`` to its curves."""
+    AP50 after a ``session``, which it returns, to its curves."""
     found = judge(*found_on(adapter, data))
     add_groups(results, f"{name}, ", found, adapter.base)
     groups = found.groups(adapter.base)
@@ -73,6 +75,7 @@ def judge_groups(results: Results, name: str, adapter: DetectionAdapter, data: D
     for group, value in told.items():
         if value == value:
             results.add_point("", f"{group} AP50", "session", session, [value])
+    return {f"{group} AP50": value for group, value in told.items()}
 
 
 def add_groups(results: Results, prefix: str, found: Precision, base: Sequence[str]) -> None:

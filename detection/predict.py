@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZipFile, is_zipfile
 
 from ..arguments import command
 from .adapter import DetectionAdapter
@@ -29,8 +29,10 @@ def predict(adapter: Path, images: Path, score: float = 0.5, pictures: bool = Tr
         pictures: whether to draw them too, into PNG files.
         out: folder to write to.
     """
-    loaded = DetectionAdapter.load(adapter)
+    if not 0 <= score <= 1:
+        raise ValueError(f"score is {score}; expected a share from 0 to 1")
     files, names = _found(images)
+    loaded = DetectionAdapter.load(adapter)
     out.mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
@@ -68,6 +70,8 @@ def _found(images: Path) -> tuple[ImageFiles, list[str]]:
     """Where the images lie, and their names."""
     if images.is_file() and images.suffix.lower() in SUFFIXES:
         return ImageFiles(images.parent), [images.name]
+    if images.is_file() and not is_zipfile(images):
+        raise ValueError(f"images is {str(images)!r}; expected an image, a folder or a zip file")
     files = ImageFiles(images)
     if images.is_dir():
         every = [path.relative_to(images).as_posix() for path in images.rglob("*") if path.is_file()]

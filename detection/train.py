@@ -13,6 +13,7 @@ from typing import Any, Literal
 from ..arguments import command
 from ..core.reporting import Results
 from ..core.reporting.cases import save_cases
+from ..core.reporting.results import note
 from ..core.stores import Store
 from ..core.training import new_accelerator
 from .adapter import DetectionAdapter
@@ -73,6 +74,9 @@ def train(
 
     learned = data.load()
     judged = None if test is None else test.load()
+    for name in novel or []:
+        if name not in learned.classes:
+            raise ValueError(f"novel has {name!r}; expected some of {', '.join(learned.classes)}")
     names = [name for name in learned.classes if name not in (novel or [])]
     # what the shots are is known before anything is learned
     few = None if not novel else _few(learned, novel, shot, shots, seed)
@@ -88,24 +92,26 @@ def train(
     model.tap = tuning.tap
     memory = throughout
     if memory is None:
-        known = model.fingerprint()
-        memory = tuning.new_memory(objects, background, seed=seed, fingerprint=known) or ROIMemory.of_rows(
-            objects, background, logits=True, seed=seed, fingerprint=known
+        made_by = model.fingerprint()
+        memory = tuning.new_memory(objects, background, seed=seed, fingerprint=made_by) or ROIMemory.of_rows(
+            objects, background, logits=True, seed=seed, fingerprint=made_by
         )
         shown = thumbnail if isinstance(memory.objects, Store) else 0
         fill(memory, stream(model, learned.of(names), seed=seed, thumbnail=shown))
     adapter = DetectionAdapter(detector, model, names, memory)
     results = Results("detection/train", {"seed": seed, "classes": names, "novel": novel or []})
-    if judged is not None and accelerator.is_main_process:
-        judge_groups(results, "first classes", adapter, judged, 0)
+    if accelerator.is_main_process:
+        known = {} if judged is None else judge_groups(results, "first classes", adapter, judged, 0)
+        note(out, "base", {"seconds": seconds, **known})
     if few is not None:
         if accelerator.is_main_process:
             few[0].save(out / "shots.json")
         spent = adapter.add_classes(few[1], tuning, out=out / "novel", **options)
         seconds += spent
         results.config |= {"shots": few[0].digest, "shot": few[0].shot, "seconds_novel": round(spent, 2)}
-        if judged is not None and accelerator.is_main_process:
-            judge_groups(results, "all classes", adapter, judged, 1)
+        if accelerator.is_main_process:
+            known = {} if judged is None else judge_groups(results, "all classes", adapter, judged, 1)
+            note(out, "novel", {"seconds": spent, **known})
     if accelerator.is_main_process:
         adapter.save(out)
         results.memory_bytes = memory.nbytes

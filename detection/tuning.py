@@ -88,6 +88,8 @@ class FineTuning:
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ValueError(f"steps is {self.steps}; expected at least 0")
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.cached and self.learns == "all":

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
-from ..arguments import command
+from ..arguments import at_least, command
 from .adapter import TextAdapter, TextPrediction
 from .data import read_texts
 from .precision import Precision
@@ -41,6 +41,8 @@ def predict(
         batch_size: texts at a time; with 1, every line of standard input is answered before the next is read.
         out: a file to write to; null: standard output.
     """
+    at_least("batch_size", batch_size, 1)
+    at_least("memories", memories, 0)
     loaded = TextAdapter.load(adapter, encoder, precision=precision)
     lines = iter(read_texts(input, text)) if input is not None else _lines(sys.stdin.buffer)
     with ExitStack() as files:

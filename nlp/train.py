@@ -8,13 +8,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from ..arguments import command
 from ..core.reporting import Results
 from ..core.reporting.cases import save_cases
+from ..core.reporting.results import note
 from ..core.training import new_accelerator
 from .adapter import Recipe, TextAdapter, readable, spoken
 from .data import TextData
@@ -41,7 +42,9 @@ def train(
     mixed_precision: Literal["no", "fp16", "bf16"] = "no",
     seed: int = 0,
     cache: Path | None = default_cache(),  # noqa: B008 (immutable)
+    save_every: int | None = None,
     out: Path = Path("runs/nlp"),
+    resume: bool = False,
 ) -> TextAdapter:
     """Learns classes of texts, and saves an adapter that can be asked, taught more and made to forget.
 
@@ -60,7 +63,9 @@ def train(
         mixed_precision: of fine-tuning, as accelerate knows it.
         seed: of fine-tuning.
         cache: folder where embeddings of an encoder that was not fine-tuned are kept; null: nowhere.
+        save_every: optimizer steps between checkpoints of fine-tuning, besides one at the end.
         out: folder for the adapter and the results.
+        resume: go on with the fine-tuning in ``out``.
     """
     shots = data.load()
     judged = {name: data.judged(source).load(shots.classes) for name, source in data.sources.items()}
@@ -73,8 +78,9 @@ def train(
     if tuning is not None:
         labels = torch.cat([shots.labels, torch.tensor(told, dtype=torch.int64)])
         texts = [*shots.texts, *names]
+        saving: dict[str, Any] = {"out": out / "tuning", "save_every": save_every, "resume": resume}
         model, head = tuning.tune(
-            model, texts, labels, lora=lora, seed=seed, accelerator=accelerator, progress_bar=True
+            model, texts, labels, lora=lora, seed=seed, accelerator=accelerator, progress_bar=True, **saving
         )
         model = with_mean(model, tuning.layers)
         cache = None  # these vectors are of no use to another run
@@ -95,6 +101,7 @@ def train(
             adapter.threshold = results.config["threshold"] = choose_threshold(near, far)
         for name, (inside, outside) in judged.items():
             judge(results, name, adapter, inside, outside, cache)
+        note(out, "learned", {"seconds": seconds, **{f"{row.name} {row.metric}": row.ours for row in results.rows}})
         adapter.save(out)
         results.memory_bytes = adapter.memory.nbytes
         results.add_cost("", [seconds], [results.memory_bytes])

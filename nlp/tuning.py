@@ -72,6 +72,7 @@ class Tuning:
         seed: int = 0,
         accelerator: Any | None = None,
         progress_bar: bool = False,
+        **options: Any,
     ) -> tuple[TextEncoder, LinearHead]:
         """A copy of the encoder that has learned the classes, which gives vectors of length 1, and its head, which is a
         linear one on them; ``encoder`` itself is left alone.
@@ -87,6 +88,7 @@ class Tuning:
             seed: of the order of the texts and of dropout.
             accelerator: see `fit`.
             progress_bar: whether to show one.
+            options: for `fit`, such as ``out`` and ``resume``.
 
         Raises:
             ValueError: an empty text, a class without a text, or an encoder in another precision.
@@ -138,6 +140,7 @@ class Tuning:
                 clip_norm=1.0,
                 accelerator=accelerator,
                 progress_bar=progress_bar,
+                **options,
             )
         tuned = model.finish()
         weight = self.scale * F.normalize(model.head.weight.detach(), dim=1)

@@ -14,7 +14,7 @@ import torch
 
 import memreplay
 from memreplay import cli, doctor
-from memreplay.arguments import Parser, command, near_miss
+from memreplay.arguments import Parser, command, near_miss, told
 from memreplay.trials import Answer
 
 MODULES = {
@@ -114,11 +114,11 @@ def test_recipes_are_listed_and_run(capsys: pytest.CaptureFixture[str]) -> None:
         ("demo --only tosy", "did you mean toys?"),
         ("toys trian", "memreplay toys: .*'trian'.* did you mean train?"),
         ("toys evaluate", "memreplay toys: .*'evaluate'"),
-        ("reproduce", "memreplay reproduce|required: reproduce.recipe"),
+        ("reproduce", "memreplay reproduce: RECIPE is required"),
         ("reproduce toy_package/splt-things", "did you mean toy_package/split-things?"),
         (
             "reproduce toy_package/split-things --seeds many",
-            "memreplay reproduce: .*seeds.* Expected int. Got value: many",
+            "memreplay reproduce: seeds is .many.; expected int",
         ),
         ("doctor tosy", "memreplay doctor: .*'tosy'.* did you mean toys?"),
         ("doctor toys bricks", "memreplay doctor: unrecognized arguments: bricks"),
@@ -170,7 +170,7 @@ def test_what_cannot_be_inspected_costs_one_line(capsys: pytest.CaptureFixture[s
     (tmp_path / "manifest.json").write_text("{}")
     assert "is damaged: KeyError('format'); expected" in refusal(capsys, "inspect", str(tmp_path))
     assert "unrecognized arguments: --jsn; did you mean --json?" in refusal(capsys, "inspect", str(tmp_path), "--jsn")
-    assert "required: inspect.memory" in refusal(capsys, "inspect")
+    assert refusal(capsys, "inspect") == "memreplay inspect: MEMORY is required (see memreplay inspect --help)\n"
 
 
 @pytest.mark.parametrize(("args", "code"), [("toys", 0), ("bricks", 1), ("", 0)])
@@ -277,6 +277,7 @@ def play(
     steps: int = 3,
     rules: Rules = Rules(),  # noqa: B008
     turns: int | None = None,
+    extra: Rules | None = None,
 ) -> None:
     """Plays."""
 
@@ -288,8 +289,12 @@ def play(
         ("--rules.player 3", "did you mean --rules.players?"),
         ("--player 3", "did you mean --rules.players?"),
         ("--toy Tarin", "did you mean Train?"),
-        ("--steps x", "play: steps: Expected int. Got value: x"),
-        ("--turns x", "play: turns: Expected int, NoneType. Got value: x"),
+        ("--steps x", "play: steps is 'x'; expected int (see"),
+        ("--turns x", "play: turns is 'x'; expected int or null (see"),
+        ("--toy Plane", "play: toy is 'Plane'; expected one of Train, Car, or a class by its path (see"),
+        ("--extra.players x", "play: extra.players is 'x'; expected int (see"),
+        ("--extra.playrs 3", "play: extra has no option 'playrs'; did you mean players?"),
+        ("", "play: --toy is required (see"),
     ],
 )
 def test_parser_for_domains(capsys: pytest.CaptureFixture[str], args: str, expected: str) -> None:
@@ -307,7 +312,7 @@ def place(board: Board | None = Board()) -> None:
 
 @pytest.mark.parametrize(
     ("size", "expected"),
-    [("0", "place: size is 0; expected at least 1"), ("x", "place: board: size: Expected int. Got value: x")],
+    [("0", "place: size is 0; expected at least 1"), ("x", "place: board.size is 'x'; expected int")],
 )
 def test_what_is_wrong_within_an_option_that_may_be_null(
     capsys: pytest.CaptureFixture[str], size: str, expected: str
@@ -331,3 +336,86 @@ def test_parser_names_the_key_of_a_file(capsys: pytest.CaptureFixture[str], tmp_
 )
 def test_near_miss(word: str, expected: str | None) -> None:
     assert near_miss(word, ["Reservoir", "Fifo", "KCenter"]) == expected
+
+
+VERBS = [f"{domain} {verb}" for domain in cli.DOMAINS for verb in cli.verbs(domain)]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    monkeypatch.undo()  # the real domains
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*verb.split(), "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: memreplay {verb} ")
+    assert max(map(len, text.splitlines())) <= 80
+    assert len(text.splitlines()) < 220
+    assert not re.search(r"<class|typing\.|torch\.ao|``", text)
+
+
+def play_out(out: Path = Path("runs"), steps: int = 3, resume: bool = False) -> None:
+    """Plays, and may be stopped."""
+    print(f"step {steps}")
+    print("10 %\r20 %\r", end="", file=sys.stderr)
+    if steps == 7:
+        (out / "checkpoints").mkdir()
+        (out / "checkpoints" / "latest").write_text("step-7-epoch-0")
+    if steps > 5:
+        raise KeyboardInterrupt
+    if steps < 0:
+        raise ValueError(f"{out} has no room for {steps} steps")
+
+
+def test_a_run_keeps_its_options_and_a_log(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    command(play_out, "play", ["--out", str(tmp_path), "--steps", "2"], config="a file")
+    assert (tmp_path / "config.yaml").read_text() == f"out: {tmp_path}\nsteps: 2\nresume: false\n"
+    command(play_out, "play", ["--config", str(tmp_path / "config.yaml"), "--steps", "4"], config="a file")
+    head, versions, first, head_again, _, second = (tmp_path / "log.txt").read_text().splitlines()
+    assert head.endswith(f"play --out {tmp_path} --steps 2")
+    assert f"memreplay {memreplay.__version__}" in versions
+    assert "torch 2" in versions
+    assert head_again.endswith("--steps 4")
+    assert (first, second) == ("step 2", "step 4")
+    assert capsys.readouterr().out == "step 2\nstep 4\n"
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_who_stops_a_run_is_told_how_to_go_on(capsys: pytest.CaptureFixture[str], tmp_path: Path, steps: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command(play_out, "play", ["--out", str(tmp_path), "--steps", str(steps)], config="a file")
+    assert ended.value.code == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    how = f"to go on: play --config {tmp_path}/config.yaml --resume true"
+    assert said == f"play: stopped; {'nothing was saved' if steps == 6 else how}"
+
+
+def test_an_error_about_a_value_names_its_option(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        command(play_out, "play", ["--out", str(tmp_path), "--steps=-1"], config="a file")
+    assert capsys.readouterr().err.endswith(f"play: out: {tmp_path} has no room for -1 steps (see play --help)\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ValueError("/a holds no save"), "adapter: /a holds no save"),
+        (ValueError("root is '/b'; expected a folder"), "images is '/b'; expected a folder"),
+        (ValueError("text is 'txt', which is no column"), "data.text is 'txt', which is no column"),
+        (ValueError("there is no file 'in.csv'"), "data.train: there is no file 'in.csv'"),
+        (FileNotFoundError(2, "No such file", "/a"), "adapter is '/a': no such file"),
+        (FileNotFoundError(2, "No such file", "/b/c.png"), "images is '/b': '/b/c.png': no such file"),
+        (ValueError("way is 7 but there are 5 classes"), "way is 7 but there are 5 classes"),
+        (ValueError("out holds a run; expected resume=True"), "out holds a run; expected --resume true"),
+        (
+            ValueError("it is 'elf'; expected one of elk, ox"),
+            "it is 'elf'; expected one of elk, ox; did you mean elk?",
+        ),
+    ],
+)
+def test_what_an_error_says_of_the_options(error: Exception, expected: str) -> None:
+    chosen = {"adapter": Path("/a"), "images": "/b", "data.text": "txt", "data.train": "in.csv", "way": 7}
+    assert told(error, chosen) == expected

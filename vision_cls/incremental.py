@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..core.protocols.metrics import AccuracyMatrix, BaseNovel, accuracy_by_group, base_novel
 from ..core.protocols.sessions import Sessions
+from ..core.reporting.results import note
 from .backbones import Classifier
 from .data import ImageSet
 from .learner import Learner, Stage, in_evaluation
@@ -92,7 +93,8 @@ def learn_sessions(
     Args:
         stages: one per session; the last one also serves for those that follow.
         seed: of the order of the rows.
-        out: every session has a folder in it. With ``resume``, sessions that were finished are taken from there.
+        out: every session has a folder in it, and a line in its ``metrics.jsonl``. With ``resume``, sessions that were
+            finished are taken from there.
         as_bytes: images of bytes stay so, also in the memory of the learner, which takes a quarter of the room: the
             network divides them by 255.
         options: for `Learner.learn` and `fit`.
@@ -115,5 +117,7 @@ def learn_sessions(
         )
         outcome.seconds.append(progress.seconds)
         outcome.observe(learner.judged(model), sessions, number, test)
+        if out is not None and (accelerator is None or accelerator.is_main_process):
+            note(out, f"session-{number}", {**asdict(outcome.last), "seconds": progress.seconds})
     outcome.memory_bytes = learner.nbytes
     return outcome

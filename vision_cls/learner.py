@@ -48,6 +48,12 @@ class Stage:
     lr: float = 0.1
     rate: Rate | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 0), ("steps", 0), ("batch_size", 1), ("lr", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; expected at least {least}")
+
 
 class WithFeatures(nn.Module):
     """A classifier whose forward tells the features as well: ``{"logits": (B, C), "feature": (B, D)}``."""

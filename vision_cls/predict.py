@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
-from ..arguments import command
+from ..arguments import at_least, command
 from .adapter import ImageAdapter
 from .data.decoding import SUFFIXES
 
@@ -28,6 +28,8 @@ def predict(
         batch_size: images at a time.
         out: a file to write to; null: standard output.
     """
+    at_least("batch_size", batch_size, 1)
+    at_least("memories", memories, 0)
     files = files_in([input] if isinstance(input, Path) else input)
     loaded = ImageAdapter.load(adapter)
     unread = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from ..core.memory_readout import MemoryReadout
 from ..core.protocols.sessions import Sessions
 from ..core.reporting import Results, Trace
 from ..core.reporting.cases import save_cases
+from ..core.reporting.results import note
 from ..core.training import new_accelerator
 from .adapter import ImageAdapter, Recipe
 from .backbones import MLP, Classifier, TorchvisionModel
@@ -116,34 +117,31 @@ def train(
     if learner is None and _has_weights(model):
         adapter = ImageAdapter(ImageEncoder(model, channels, size), recipe)
         outcome = _solved(adapter, stream, train_set, test_set)
+        if accelerator.is_main_process:
+            for number, (after, spent) in enumerate(zip(outcome.by_session, outcome.seconds, strict=True)):
+                note(out, f"session-{number}", {**asdict(after), "seconds": spent})
     else:
         learner = learner or Learner()
         if learner.memory is not None and learner.memory.trace is None:
             learner.memory.trace = Trace()  # what the report shows
-        try:
-            outcome = learn_sessions(
-                learner,
-                model,
-                stream,
-                train_set,
-                test_set,
-                [first, later],
-                seed=seed,
-                accelerator=accelerator,
-                out=out,
-                resume=resume,
-                save_every=save_every,
-                log_every=log_every,
-                clip_norm=clip_norm,
-                augment=augment,
-                workers=workers,
-                as_bytes=True,
-            )
-        except KeyboardInterrupt:
-            accelerator.print(
-                f"to go on: memreplay vision train --config {out / 'config.yaml'} --resume true", file=sys.stderr
-            )
-            raise
+        outcome = learn_sessions(
+            learner,
+            model,
+            stream,
+            train_set,
+            test_set,
+            [first, later],
+            seed=seed,
+            accelerator=accelerator,
+            out=out,
+            resume=resume,
+            save_every=save_every,
+            log_every=log_every,
+            clip_norm=clip_norm,
+            augment=augment,
+            workers=workers,
+            as_bytes=True,
+        )
         adapter = adapted(learner.judged(model), model, recipe, stream, train_set)
     seconds = time.perf_counter() - began
     if accelerator.is_main_process:
@@ -251,15 +249,12 @@ def main(args: Sequence[str] | None = None) -> None:
     """The entry point: ``--config FILE`` takes a YAML file, or the name of a method in this package, such as ``er``."""
     parser = Parser(prog="memreplay vision train", description=(train.__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--config", action="config", help="a YAML file, or a method: " + ", ".join(methods()))
-    parser.add_function_arguments(train, fail_untyped=True)
+    parser.add_function_arguments(train, as_group=False, fail_untyped=True)
     try:
         words = _with_methods(list(sys.argv[1:] if args is None else args))
     except ValueError as error:
         parser.error(str(error))
-    try:
-        run(train, parser, words)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run(train, parser, words)
 
 
 def methods() -> list[str]:

@@ -8,7 +8,7 @@ import os
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -129,7 +129,7 @@ class Results:
             "seconds": round(time.perf_counter() - self._began, 1),
             "memory_bytes": self.memory_bytes,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu ({platform.machine()})",
-            "versions": {"python": platform.python_version(), **dict(_versions())},
+            "versions": versions(),
             "config": self.config,
         }
 
@@ -200,6 +200,20 @@ class Results:
         return headings, lines
 
 
+def note(folder: str | Path, stage: str, values: Mapping[str, float]) -> None:
+    """Writes what was measured after a stage of a run to its ``metrics.jsonl``, one line per stage; a stage that is
+    done again has its line written anew.
+    """
+    path = Path(folder, "metrics.jsonl")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    lines = [line for line in lines if line.get("stage") != stage]
+    told = {name: value for name, value in values.items() if math.isfinite(value)}
+    with replacing(path) as draft:
+        text = "".join(json.dumps(line) + "\n" for line in (*lines, {"stage": stage, **told}))
+        draft.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A draft beside ``path`` that takes its place once it is written."""
@@ -214,9 +228,10 @@ def _with_interval(row: Row, decimals: int) -> str:
     return f"{row.ours:.{decimals}f}" + ("" if equal else f" ± {row.ci95:.{decimals}f}")
 
 
-def _versions() -> Iterator[tuple[str, str]]:
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on."""
+    found = {"python": platform.python_version()}
     for name in _PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

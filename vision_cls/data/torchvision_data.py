@@ -64,7 +64,12 @@ def torchvision_dataset(
         raise ValueError(f"name is {name!r}, which has no train and test part; expected one that has")
     if "download" in parameters:
         options["download"] = download
-    dataset = build(root=str(root or Path.home() / ".cache" / "memreplay"), **options)
+    place = root or Path.home() / ".cache" / "memreplay"
+    try:
+        dataset = build(root=str(place), **options)
+    except (OSError, RuntimeError) as error:  # torchvision raises either where data is not there or cannot be fetched
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"root is {str(place)!r}, where there is no {name} that can be read: {said}") from error
     pairs = [dataset[i] for i in range(len(dataset))]
     labels = torch.tensor([int(label) for _, label in pairs])
     classes = getattr(dataset, "classes", None) or range(int(labels.max()) + 1)

@@ -36,9 +36,12 @@ def write_report(runs: Sequence[str | Path], out: str | Path = "report.html", ti
         raise ValueError("runs is empty; expected at least one folder of a run, or results.json")
     path = Path(out)
     text = page(read_runs([Path(run) for run in runs]), title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OSError(f"out is {str(path)!r}, which cannot be written: {error.strerror}") from error
     return path
 
 
