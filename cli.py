@@ -8,6 +8,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def main(args: Sequence[str] | None = None) -> None:
         case "doctor":
             doctor(chosen.doctor.domain)
         case "inspect":
-            inspect(chosen.inspect.memory, chosen.inspect.json)
+            inspect(chosen.inspect.memory, chosen.inspect.json, chosen.inspect.model)
         case "report":
             report(chosen.report.runs, chosen.report.out, chosen.report.title)
 
@@ -71,8 +72,12 @@ def demo(only: str | None, out: Path) -> None:
     to a folder each.
     """
     shown = [only] if only else [domain for domain in DOMAINS if _exists(domain, "demo")]
-    for domain in shown:
-        _call(domain, "demo", "demo", out if len(shown) == 1 else out / domain)
+    folders = [out if len(shown) == 1 else out / domain for domain in shown]
+    for domain, folder in zip(shown, folders, strict=True):
+        _call(domain, "demo", "demo", folder)
+    told = [folder for folder in folders if (folder / "results.json").is_file()]
+    if told and all(find_spec(package) for package in ("jinja2", "vl_convert")):
+        report(told, out / "report.html", "What a memory does for few-shot learning")
 
 
 def reproduce(recipe: str, *, seeds: int | None, data: Path | None, out: Path | None, only: Sequence[str]) -> None:
@@ -95,14 +100,14 @@ def doctor(domain: str | None) -> None:
         sys.exit(1)
 
 
-def inspect(memory: Path, as_json: bool) -> None:
-    """Shows what there is in a saved memory, adapter or run."""
+def inspect(memory: Path, as_json: bool, model: Path | None = None) -> None:
+    """Shows what there is in a saved memory, adapter or run, and how stale it is beside a model."""
     from .inspection import inspection
 
     try:
-        inspection(memory, as_json)
+        inspection(memory, as_json, model)
     except (FileNotFoundError, ValueError) as error:
-        print(f"memreplay inspect: {error}", file=sys.stderr)
+        print(f"memreplay inspect: {told(error, {'model': model})}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -198,6 +203,9 @@ def _parser() -> Parser:
 
     command = _add(commands, "memreplay inspect", "show what a saved memory, adapter or run remembers")
     command.add_argument("memory", type=Path, metavar="MEMORY", help="the folder where it was saved")
+    command.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="an adapter: compare stored features with its model's"
+    )
     command.add_argument("--json", action="store_true", help="for machines: everything, as JSON")
 
     command = _add(commands, "memreplay report", "write one HTML file about runs, beside one another")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,28 @@ _LINES = 30
 """Classes shown at most."""
 
 
-def inspection(memory: Path, as_json: bool) -> None:
-    """Prints what `memreplay.core.reporting.holdings.holdings` finds, as a page or as JSON."""
+ADAPTERS = {
+    "memreplay image adapter": ("vision_cls", "ImageAdapter"),
+    "memreplay text adapter": ("nlp", "TextAdapter"),
+}
+"""The saves whose features can be computed anew, with what loads them."""
+
+
+def inspection(memory: Path, as_json: bool, model: Path | None = None) -> None:
+    """Prints what `memreplay.core.reporting.holdings.holdings` finds, as a page or as JSON.
+
+    Args:
+        memory: the folder of the save.
+        as_json: whether as JSON.
+        model: an adapter, whose encoder's features stored ones are compared with.
+
+    Raises:
+        FileNotFoundError: there is no save.
+        ValueError: it is damaged, or cannot be compared.
+    """
     found = holdings(memory)
+    if model is not None:
+        found["staleness"] = _staleness(memory, found, model)
     if as_json:
         print(json.dumps(found, indent=1, allow_nan=False))
         return
@@ -24,6 +45,26 @@ def inspection(memory: Path, as_json: bool) -> None:
         print(f"{found['kind']} in {found['folder']}\n")
     for place, told in found["memories"].items():
         _print(told, place.rstrip("."))
+    if model is not None:
+        rows = [(name, *map(_number, drift.values())) for name, drift in found["staleness"].items()][: _LINES + 1]
+        print(f"cosines of stored features and those of the model in {model}")
+        _table(("class, the most stale first", "rows", "mean", "median", "least"), rows)
+
+
+def _staleness(memory: Path, found: Mapping[str, Any], model: Path) -> dict[str, dict[str, Any]]:
+    """Of all rows and of each class: how many, mean, median and least cosine."""
+    if found["kind"] not in ADAPTERS:
+        raise ValueError(
+            f"memory is {str(memory)!r}, a {found['kind']}, of which no model is known; expected an adapter of images "
+            "or texts. In Python: memreplay.staleness(store.rows(), encoder)"
+        )
+    package, name = ADAPTERS[found["kind"]]
+    adapter = getattr(import_module(f"{__package__}.{package}"), name)
+    loaded = adapter.load(memory)
+    encoder = None if model.resolve() == memory.resolve() else adapter.load(model).encoder
+    stale = loaded.staleness(encoder)
+    classes = {loaded.names[number]: asdict(drift) for number, drift in stale.of_class.items()}
+    return {"all": asdict(stale.of_all), **classes}
 
 
 def _print(told: Mapping[str, Any], place: str) -> None:

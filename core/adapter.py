@@ -20,9 +20,10 @@ from .readout import KNearest
 from .reporting.cases import Case, telling
 from .reporting.evidence import Evidence, explain
 from .reporting.picture import data_uri
+from .reporting.staleness import Staleness, staleness
 from .retrievers import Nearest
 from .selection import ClassBalanced
-from .stores import Ragged, Store
+from .stores import Ragged, Rows, Store
 from .stores.files import read_save, write_save
 from .stores.keeping import Reservoir
 
@@ -408,6 +409,27 @@ class Adapter(Generic[E]):
             )
             for query, row in enumerate(chosen)
         ]
+
+    def current(self, encoder: E) -> tuple[Tensor, Tensor]:
+        """Positions (n,) of the rows of the memory whose inputs can still be had, and the vectors (n, D) that
+        ``encoder`` gives for these."""
+        raise TypeError(f"{type(self).__name__} must override current")
+
+    def staleness(self, encoder: E | None = None) -> Staleness:
+        """How far the vectors in the memory are from those that an encoder gives today for the same inputs.
+
+        Args:
+            encoder: by default the adapter's own.
+
+        Raises:
+            ValueError: of no row the input can be had, or the vectors differ in length.
+        """
+        rows = self.memory.rows()
+        at, now = self.current(encoder or self.encoder)
+        if not len(at):
+            raise ValueError(f"the memory has {len(rows)} rows, of which no input can be read; expected at least one")
+        columns = {"at": torch.arange(len(at)), "feature": rows["feature"][at], "label": rows["label"][at]}
+        return staleness(Rows(columns, rows.slots[at], rows.ids[at]), lambda index: now[index], read="at")
 
     def similarity(self, feature: Tensor) -> Tensor:
         """Cosine (B,) of vectors (B, D) to the row of the memory that is nearest to each: low where out of scope."""

@@ -25,6 +25,7 @@ from ..core.protocols.intervals import paired_interval
 from ..core.protocols.metrics import harmonic_mean
 from ..core.protocols.seeding import generator_at
 from ..core.reporting import Results
+from ..core.reporting.progress import waited
 from . import shots as split
 from .base import BaseTraining
 from .data import DetectionSet
@@ -235,13 +236,13 @@ def demo(out: Path) -> None:
     pools = {seed: ProcessPoolExecutor(1, context, torch.set_num_threads, (1,)) for seed in DETECTORS}
     try:
         tried = [pool.submit(first, seed) for seed, pool in pools.items()]
-        rehearsals = [task.result() for task in tried]
+        rehearsals = waited(tried, "learning 6 digits, rehearsing")
         rates: dict[str, float] = {name: best(rehearsals, name, "harmonic") for name in SHOWN}
         rates[FOR_NOVEL] = best(rehearsals, "finetune", "novel")
         print("learning rates chosen in rehearsal: " + ", ".join(f"{name} {lr:g}" for name, lr in rates.items()))
         tasks = [pool.submit(then, seed, draw, rates) for draw in DRAWS for seed, pool in pools.items()]
         shown = pools[0].submit(pictures, 0, rates, out / "pictures.png")
-        measured = [task.result() for task in tasks]
+        measured = waited(tasks, "measuring")
         shown.result()
     finally:
         for pool in pools.values():
@@ -251,6 +252,10 @@ def demo(out: Path) -> None:
     for name in (SHOWN[0], FOR_NOVEL, *SHOWN[1:], SHUFFLED):
         for metric in METRICS:
             results.add(name, metric, [run[name][metric] for run in measured])
+            told = "overall" if metric == "all" else metric
+            results.add_point(name, told, "session", 1, [run[name][metric] for run in measured])
+        results.add_point(name, "base", "session", 0, [run["before"]["base"] for run in measured])
+        results.add_cost(name, bytes=[run[name]["bytes"] for run in measured])
     results.memory_bytes = max(int(run["replay"]["bytes"]) for run in measured)
     results.print(decimals=1)
     for other in ("finetune", FOR_NOVEL):

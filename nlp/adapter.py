@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..core import adapter as core
-from ..core.batch import jagged
+from ..core.batch import jagged, texts
 from ..core.heads import LinearHead, LogisticRegression
 from ..core.reporting.cases import Case, spread
 from .data import TextSet, check_texts
@@ -145,6 +145,11 @@ class TextAdapter(core.Adapter[TextEncoder]):
             )
             for text, answer in zip(texts, answers, strict=True)
         ]
+
+    def current(self, encoder: TextEncoder) -> tuple[Tensor, Tensor]:
+        """See `core.adapter.Adapter.current`; the memory has all of its texts."""
+        held = texts(self.memory.rows()["text"])
+        return torch.arange(len(held)), encoder.embed(held)
 
     def explained(self, data: TextSet, n: int = 24, cache: str | Path | None = None) -> list[Case]:
         """Predictions on texts of ``data`` that tell most, with their evidence, see `core.adapter.Adapter.cases`.

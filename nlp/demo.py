@@ -8,6 +8,7 @@ eight. The texts to be judged on are looked at once, at the end.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -24,6 +25,8 @@ from ..core.protocols.metrics import AccuracyMatrix, harmonic_mean
 from ..core.protocols.seeding import generator_at
 from ..core.protocols.sessions import Sessions
 from ..core.reporting import Results
+from ..core.reporting.cases import save_cases
+from ..core.reporting.progress import waited
 from .adapter import TextAdapter, readable
 from .bundled import bundled_encoder, intents
 from .encoder import TextEncoder
@@ -93,8 +96,13 @@ def measure(
     found = {}
     for name, make in METHODS.items():
         method = make(rates.get(name, 0.0), seed)
-        found[name] = figures(learn_sessions(method, sessions, rows, test, named))
-        found[name]["bytes"] = float(method.nbytes)
+        began = time.perf_counter()
+        matrix = learn_sessions(method, sessions, rows, test, named)
+        found[name] = {**figures(matrix), "bytes": float(method.nbytes), "seconds": time.perf_counter() - began}
+        for session in range(len(matrix.values)):
+            so_far = AccuracyMatrix(matrix.values[: session + 1, : session + 1])
+            known = {"base": float(matrix.values[session, 0])} if session == 0 else figures(so_far)
+            found[name] |= {f"{metric} after {session}": known[metric] for metric in known}
     return found
 
 
@@ -112,16 +120,21 @@ def demo(out: Path) -> None:
         2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
         rehearsals = [pool.submit(rehearse, rows, named, seed) for seed in REHEARSAL_SEEDS]
-        tried = [rehearsal.result() for rehearsal in rehearsals]
+        tried = waited(rehearsals, "rehearsing")
         rates = {name: _best(name, tried) for name in TUNED}
         print("learning rates chosen in rehearsal: " + ", ".join(f"{name} {lr:g}" for name, lr in rates.items()))
         runs = [pool.submit(measure, rows, test, named, rates, seed) for seed in SEEDS]
-        measured = [run.result() for run in runs]
+        measured = waited(runs, "measuring")
     results = Results("nlp/demo", {"learning_rates": rates, "capacity": CAPACITY, "steps": STEPS})
     harmonic = {name: [of_seed[name]["harmonic"] for of_seed in measured] for name in METHODS}
     for name in METHODS:
         for metric in METRICS:
             results.add(name, metric, [of_seed[name][metric] for of_seed in measured])
+        for session in range(3):
+            for metric in METRICS[:3] if session else METRICS[:1]:
+                values = [of_seed[name][f"{metric} after {session}"] for of_seed in measured]
+                results.add_point(name, metric, "session", session, values)
+        results.add_cost(name, *([of_seed[name][what] for of_seed in measured] for what in ("seconds", "bytes")))
     results.memory_bytes = max(int(of_seed[name]["bytes"]) for of_seed in measured for name in (*TUNED, "adapter"))
     results.print(decimals=1)
     best = max(("classic", "er", "der++", "adapter"), key=lambda name: mean_interval(harmonic[name]).mean)
@@ -133,6 +146,8 @@ def demo(out: Path) -> None:
     print(f'\n"{asked.text}" is {asked.label} ({100 * asked.probability:.0f} %), because of')
     for memory in asked.memories:
         print(f'  {memory.similarity:.2f}  "{memory.text}" ({memory.label})')
+    adapter.save(out)
+    save_cases(adapter.explained(data.rows(judged)), out)
     path = results.save(out)
     print(f"\nfigures are percent, mean ± 95 % interval over {len(SEEDS)} seeds; wrote {path}")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import adapter as core
-from ..core.batch import Batch, jagged
+from ..core.batch import Batch, jagged, texts
 from ..core.heads import LinearHead
 from ..core.memory_readout import MemoryReadout
 from ..core.reporting.cases import Case, spread
@@ -144,6 +144,13 @@ class ImageAdapter(core.Adapter[ImageEncoder]):
             near = tuple(Memory(row.shown, row.label, row.similarity) for row in answer.supports)
             found.append(ImagePrediction(str(file), answer.label, answer.probability, near))
         return found
+
+    def current(self, encoder: ImageEncoder) -> tuple[Tensor, Tensor]:
+        """See `core.adapter.Adapter.current`; the memory knows the files of its images, some of which may be gone."""
+        read = [read_image(Path(file), encoder.channels, encoder.size) for file in texts(self.memory.rows()["file"])]
+        at = [place for place, image in enumerate(read) if isinstance(image, Tensor)]
+        images = [image for image in read if isinstance(image, Tensor)]
+        return torch.tensor(at, dtype=torch.int64), encoder.embed(torch.stack(images)) if at else torch.empty(0)
 
     def explained(self, data: ImageSet, n: int = 24) -> list[Case]:
         """Predictions on images of ``data`` that tell most, with their evidence, see `core.adapter.Adapter.cases`.

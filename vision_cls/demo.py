@@ -18,15 +18,19 @@ import torch
 
 from ..core.protocols.intervals import mean_interval, paired_interval
 from ..core.protocols.sessions import Sessions
-from ..core.reporting import Results
+from ..core.reporting import Results, Trace
+from ..core.reporting.cases import save_cases
+from ..core.reporting.progress import waited
 from ..core.selection import ClassBalanced, Uniform
 from ..core.stores import Store
 from ..core.stores.keeping import Reservoir
 from . import methods
+from .adapter import Recipe
 from .backbones import MLP, Classifier
 from .data import ImageSet, digits, stratified_split
 from .incremental import Outcome
 from .learner import Learner, Stage
+from .train import adapted
 
 SEEDS = range(5)
 REHEARSAL_SEEDS = range(100, 106)
@@ -117,7 +121,7 @@ def run(method: Method, start: Start, lr: float, seed: int) -> Outcome:
         rows = start.train.batch(session.train)
         # the base classes are learned already: in session 0 the memory only takes them in
         stage = replace(LATER, lr=lr, steps=LATER.steps if number else 0)
-        learner.learn(model, rows, stage, seed=seed, number=number, progress_bar=False)
+        outcome.seconds.append(learner.learn(model, rows, stage, seed=seed, number=number, progress_bar=False).seconds)
         if method.shuffled and learner.memory is not None:
             _shuffle_labels(learner.memory.source, seed)
         outcome.observe(model, start.sessions, number, start.test)
@@ -166,10 +170,10 @@ def demo(out: Path) -> None:
     with ProcessPoolExecutor(
         2, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        rehearsals = list(pool.map(rehearse, REHEARSAL_SEEDS))
+        rehearsals = waited([pool.submit(rehearse, seed) for seed in REHEARSAL_SEEDS], "rehearsing")
         rates = {name: _best(name, rehearsals) for name in rehearsals[0]}
         print("learning rates chosen in rehearsal: " + ", ".join(f"{name} {lr:g}" for name, lr in rates.items()))
-        measured = list(pool.map(measure, SEEDS, [rates] * len(SEEDS)))
+        measured = waited([pool.submit(measure, seed, rates) for seed in SEEDS], "measuring")
     results.config["learning_rates"] = rates
     harmonic = {}
     for method in METHODS:
@@ -178,14 +182,46 @@ def demo(out: Path) -> None:
             results.add(method.name, metric, [getattr(outcome.last, metric) for outcome in outcomes])
         results.add(method.name, "forgetting", [of_seed[method.name][1] for of_seed in measured])
         harmonic[method.name] = [outcome.last.harmonic for outcome in outcomes]
+        add_sessions(results, method.name, outcomes)
     results.memory_bytes = max(of_seed["er"][0].memory_bytes for of_seed in measured)
     results.print(decimals=1)
     best = max(("classic", "er", "er-ace", "der++"), key=lambda name: mean_interval(harmonic[name]).mean)
     gain = paired_interval(harmonic[best], harmonic["none"])
     print(f"\n{best} minus no memory, harmonic accuracy, same seeds: {gain:.1f} points (95 % interval)")
     figure(results, out / "figure.png")
+    remember(rates["er"], out)
     path = results.save(out)
     print(f"figures are percent, mean ± 95 % interval over {len(SEEDS)} seeds; wrote {path} and {out / 'figure.png'}")
+
+
+def add_sessions(results: Results, name: str, outcomes: Sequence[Outcome]) -> None:
+    """Adds what was known after each session, one outcome per seed, and what it took."""
+    for number in range(len(outcomes[0].by_session)):
+        for metric in ("base", "novel", "harmonic") if number else ("base",):
+            values = [getattr(outcome.by_session[number], metric) for outcome in outcomes]
+            results.add_point(name, metric, "session", number, values)
+    seconds = [sum(outcome.seconds) for outcome in outcomes]
+    results.add_cost(name, seconds, [outcome.memory_bytes for outcome in outcomes])
+
+
+def remember(lr: float, out: Path) -> None:
+    """Saves to ``out`` an adapter with what ER remembers of the first seed, predictions with their evidence, and what
+    was replayed; for the report.
+    """
+    start = base_network(digits("train"), digits("test"), 6, SEEDS[0])
+    method, replayed = next(method for method in METHODS if method.name == "er"), Trace()
+    learner = method.make()
+    assert learner.memory is not None
+    learner.memory.trace = replayed
+    model = copy.deepcopy(start.model)
+    for number, session in enumerate(start.sessions):
+        stage = replace(LATER, lr=lr, steps=LATER.steps if number else 0)
+        rows = start.train.batch(session.train)
+        learner.learn(model, rows, stage, seed=SEEDS[0], number=number, progress_bar=False)
+    adapter = adapted(model, model, Recipe(), start.sessions, start.train)
+    adapter.save(out)
+    learner.memory.save(out / "memory")
+    save_cases(adapter.explained(start.test), out)
 
 
 def _best(name: str, rehearsals: Sequence[dict[str, list[float]]]) -> float:

@@ -182,7 +182,7 @@ def test_other_ways_to_train(options: list[str], expected: set[str], tmp_path: P
 def test_mistakes_cost_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, expected in (
         (["--novel", "['2']", "--shot", "99"], "boxes; expected at least shot = 99"),
-        (["--novel", "['x']"], "classes has 'x'"),
+        (["--novel", "['x']"], "novel has 'x'; expected some of 0, 1, 2"),
         (["--tuning.method", "repaly"], "did you mean replay?"),
         (["--detector.backbone", "resnet5000"], "backbone is 'resnet5000'"),
         (["--detector.levels", "[4, 64]"], "small has the strides [2, 4, 8, 16]"),

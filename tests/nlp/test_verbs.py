@@ -157,3 +157,63 @@ def test_standard_input_that_is_not_utf8(
     with pytest.raises(SystemExit):
         main(["nlp", "predict", "--adapter", str(adapter)])
     assert "standard input is not UTF-8 in line 2" in capsys.readouterr().err
+
+
+def test_inspect_says_how_stale_a_memory_is(
+    adapter: Path, tiny_encoder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    main(["inspect", str(adapter), "--model", str(adapter), "--json"])
+    found = json.loads(capsys.readouterr().out)["staleness"]
+    assert set(found) == {"all", "lost_card", "show_balance"}
+    assert found["all"]["rows"] == 8
+    assert found["all"]["least"] == pytest.approx(1, abs=1e-6)  # nothing has changed
+    columns = ["--data.train", table(tmp_path / "train.csv"), "--data.text", "question", "--data.label", "intent"]
+    for name, seed in (("one", "0"), ("other", "1")):
+        words = ["--encoder", tiny_encoder, *columns, "--tuning.lr", "0.01", "--seed", seed]
+        main(["nlp", "train", *words, "--out", str(tmp_path / name)])
+    capsys.readouterr()
+    main(["inspect", str(tmp_path / "one"), "--model", str(tmp_path / "other")])
+    text = capsys.readouterr().out
+    assert f"stored features and those of the model in {tmp_path}" in text.replace("\n", "")
+    rows, mean, median, least = next(line.split()[1:] for line in text.splitlines() if line.startswith("all "))
+    assert rows == "8"
+    assert float(least) <= float(median) < 1
+    assert float(mean) < 0.9999
+    with pytest.raises(SystemExit):
+        main(["inspect", str(adapter), "--model", str(tmp_path / "one")])
+    assert "encoder gave shape (8, 32); expected (8, 16), as is stored" in capsys.readouterr().err
+
+
+def test_fine_tuning_goes_on_where_it_was_stopped(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from memreplay.core import training
+
+    columns = ["--data.train", table(tmp_path / "train.csv"), "--data.text", "question", "--data.label", "intent"]
+    words = ["nlp", "train", "--encoder", tiny_encoder, *columns, "--tuning.epochs", "4", "--tuning.batch_size", "4"]
+    main([*words, "--out", str(tmp_path / "whole")])
+    whole = TextAdapter.load(tmp_path / "whole", device="cpu")
+
+    class Impatient(training.Interrupt):
+        """Ctrl-C after three steps."""
+
+        steps = 0
+
+        def wanted(self, ask: bool) -> bool:
+            Impatient.steps += 1
+            self._signal = 2 if Impatient.steps == 3 else self._signal
+            return super().wanted(ask)
+
+    with monkeypatch.context() as stopping:
+        stopping.setattr(training, "Interrupt", Impatient)
+        with pytest.raises(SystemExit) as ended:
+            main([*words, "--out", str(tmp_path / "parts")])
+    assert ended.value.code == 130
+    config = str(tmp_path / "parts" / "config.yaml")
+    said = f"memreplay nlp train: stopped; to go on: memreplay nlp train --config {config} --resume true"
+    assert said in capsys.readouterr().err
+    main(["nlp", "train", "--config", config, "--resume", "true"])
+    parts = TextAdapter.load(tmp_path / "parts", device="cpu")
+    asked = ["where is my card", "balance please"]
+    assert parts.probabilities(parts.encoder.embed(asked)).equal(whole.probabilities(whole.encoder.embed(asked)))

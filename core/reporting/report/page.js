@@ -213,7 +213,9 @@
       chart(into, `${prefix} ${metric}`, metric, rows.map((row) => ({ ...row, low: Math.max(0, row.value - (row.ci ?? 0)), high: Math.min(100, row.value + (row.ci ?? 0)), tip: tips(row) })), {
         keys: domain.map((key) => [key, numbers(key)]), columns,
         spec: (kept) => {
-          const y = { field: "value", type: "quantitative", title: null, scale: { domain: [0, 100] }, axis: { tickCount: 5 } };
+          const low = 10 * Math.floor(Math.min(...kept.map((row) => row.low)) / 10);
+          const least = low < 40 ? 0 : low; // to begin elsewhere than at 0 pays only where much is gained
+          const y = { field: "value", type: "quantitative", title: null, scale: { domain: [least, 100] }, axis: { tickCount: 5 } };
           const color = { field: "key", type: "nominal", scale: scale(domain, (key) => look(numbers(key)).colour) };
           return {
             data: { values: kept }, height: 210,
@@ -254,7 +256,7 @@
         const values = kept.map((row) => row.value);
         const y = { field: "name", type: "nominal", sort: names, title: null, axis: { ...names_(), labelLimit: narrow() ? 118 : 190 } };
         const wide = log && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 30;
-        const x = { field: "value", type: "quantitative", title: wide ? "logarithmic" : null, axis: null, scale: wide ? { type: "log", domainMin: Math.min(...values) / 2, domainMax: 4 * Math.max(...values) } : { domainMin: Math.min(0, ...values), domainMax: 1.35 * Math.max(1e-9, ...values) } };
+        const x = { field: "value", type: "quantitative", title: wide ? "logarithmic" : null, axis: null, scale: wide ? { type: "log", domainMin: Math.min(...values) / 2, domainMax: 4 * Math.max(...values) } : { domainMin: Math.min(0, ...kept.map((row) => row.start)), domainMax: 1.25 * Math.max(1e-9, ...kept.map((row) => row.end)) } };
         const color = { field: "name", type: "nominal", scale: { domain: names, range: rows.map((row) => look(row.number).colour) } };
         const intervals = kept.some((row) => row.ci);
         return {

@@ -137,6 +137,8 @@ def _memories(path: Path, results: dict[str, Any], cases: Sequence[Case]) -> lis
     saves = [path, Path(config["adapter"])] if "adapter" in config else [path]
     for save in [save for save in saves if (save / "manifest.json").is_file()][:1]:
         found += [Memory(_title(held.place, "in use"), held) for held in read_held(save, numbered, wanted)]
+    if (path / "memory" / "manifest.json").is_file():
+        found += [Memory(_title(held.place, "replayed"), held) for held in read_held(path / "memory", numbered)]
     stages = [path, *sorted((part for part in path.iterdir() if part.is_dir()), key=lambda part: part.stat().st_mtime)]
     trained = [stage for stage in stages if latest(stage / "checkpoints") is not None]
     for stage in trained[-1:]:
