@@ -256,12 +256,12 @@ def told(error: Exception, chosen: Mapping[str, Any]) -> str:
         text = f"{folders[0]!r}: {text}" if folders else text
     for key, value in values.items():
         last = key.rpartition(".")[2]
-        if text.startswith(f"{value} "):
+        if text.startswith(f"{last} is {value!r}"):
+            text = f"{key}{text.removeprefix(last)}"
+        elif text.startswith(f"{value} ") and not text.startswith(f"{value} is "):
             text = f"{key}: {text}"
         elif text.startswith(f"{value!r}: "):
             text = f"{key} is {text}"
-        elif text.startswith(f"{last} is {value!r}"):
-            text = f"{key}{text.removeprefix(last)}"
         elif (named := re.match(r"(\w+) is ", text)) and text[named.end() :].startswith(repr(value)):
             known = any(other.rpartition(".")[2] == named[1] for other in values)
             text = text if known else f"{key}{text.removeprefix(named[1])}"

@@ -405,6 +405,7 @@ def test_an_error_about_a_value_names_its_option(capsys: pytest.CaptureFixture[s
         (ValueError("/a holds no save"), "adapter: /a holds no save"),
         (ValueError("root is '/b'; expected a folder"), "images is '/b'; expected a folder"),
         (ValueError("text is 'txt', which is no column"), "data.text is 'txt', which is no column"),
+        (ValueError("label is 'label', which is no column"), "data.label is 'label', which is no column"),
         (ValueError("there is no file 'in.csv'"), "data.train: there is no file 'in.csv'"),
         (FileNotFoundError(2, "No such file", "/a"), "adapter is '/a': no such file"),
         (FileNotFoundError(2, "No such file", "/b/c.png"), "images is '/b': '/b/c.png': no such file"),
@@ -417,5 +418,12 @@ def test_an_error_about_a_value_names_its_option(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_an_error_says_of_the_options(error: Exception, expected: str) -> None:
-    chosen = {"adapter": Path("/a"), "images": "/b", "data.text": "txt", "data.train": "in.csv", "way": 7}
+    chosen = {
+        "adapter": Path("/a"),
+        "images": "/b",
+        "data.text": "txt",
+        "data.label": "label",
+        "data.train": "in.csv",
+        "way": 7,
+    }
     assert told(error, chosen) == expected
