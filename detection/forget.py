@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..arguments import command
+from ..core.reporting.cases import drop_cases
 from .adapter import DetectionAdapter
 
 
@@ -23,6 +24,7 @@ def forget(adapter: Path, label: str | list[str]) -> DetectionAdapter:
     except KeyError as error:
         raise ValueError(error.args[0]) from None
     loaded.save(adapter)
+    drop_cases(adapter)
     print(f"forgot {', '.join(names)} and {rows} regions of the memory; {len(loaded.classes)} classes are left")
     return loaded
 

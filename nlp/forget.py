@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..arguments import command
+from ..core.reporting.cases import drop_cases
 from .adapter import TextAdapter
 
 
@@ -20,6 +21,7 @@ def forget(adapter: Path, label: str | list[str], encoder: str | None = None) ->
     loaded = TextAdapter.load(adapter, encoder)
     print(loaded.forget_all([label] if isinstance(label, str) else label))
     loaded.save(adapter)
+    drop_cases(adapter)
     return loaded
 
 

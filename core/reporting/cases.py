@@ -94,3 +94,8 @@ def load_cases(folder: str | Path) -> list[Case]:
         return [Case(**case) for case in json.loads(path.read_text(encoding="utf-8"))]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def drop_cases(folder: Path | str) -> None:
+    """Removes the cases of a run, where the model that they tell of is no more."""
+    Path(folder, FILE).unlink(missing_ok=True)

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from memreplay.cli import main
+from memreplay.core.reporting.cases import Case, save_cases
 from memreplay.detection.adapter import DetectionAdapter
 from memreplay.detection.coco import Coco, as_coco
 from memreplay.detection.scenes import digit_scenes
@@ -139,7 +140,9 @@ def test_add_classes_and_forget(adapter: Path, tmp_path: Path, capsys: pytest.Ca
     loaded = DetectionAdapter.load(out)
     assert loaded.names == {0: "0", 1: "1", 2: "2", 3: "7", 4: "8"}
     assert set(loaded.memory.summary()["classes"]) == {0, 1, 2, 3, 4}  # type: ignore[union-attr]
+    save_cases([Case("1.png", None, "1", "1", 0.9, {})], out)
     main(["detection", "forget", "--adapter", str(out), "--label", "1"])
+    assert not (out / "evidence.json").exists()
     assert re.search(r"forgot 1 and \d+ regions of the memory; 4 classes are left", capsys.readouterr().out)
     loaded = DetectionAdapter.load(out)
     assert loaded.names == {0: "0", 2: "2", 3: "7", 4: "8"}

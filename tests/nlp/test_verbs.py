@@ -120,7 +120,10 @@ def test_add_evaluate_forget(adapter: Path, tmp_path: Path, capsys: pytest.Captu
     judged = ["nlp", "evaluate", "--adapter", str(adapter), "--data.test", new, *columns]
     main([*judged, "--out", str(tmp_path / "judged")])
     assert rows(tmp_path / "judged")["test", "accuracy"] == 100
+    main([*judged, "--out", str(adapter)])  # leaves evidence beside the adapter, with texts
+    assert (adapter / "evidence.json").exists()
     main(["nlp", "forget", "--adapter", str(adapter), "--label", "send_money"])
+    assert not (adapter / "evidence.json").exists()
     with pytest.raises(SystemExit):
         main(judged)
     assert "'send_money', which is none of the 2 classes" in capsys.readouterr().err

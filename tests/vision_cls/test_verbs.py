@@ -11,6 +11,7 @@ from PIL import Image
 
 from memreplay.cli import main
 from memreplay.core.heads import LogisticRegression
+from memreplay.core.reporting.cases import Case, save_cases
 from memreplay.vision_cls import Conv4, ImageAdapter, ImageEncoder, Recipe, image_folder
 
 COLOURS = {"red": (230, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 230), "grey": (120, 120, 120)}
@@ -95,6 +96,7 @@ def test_add_evaluate_forget(adapter: Path, paint: Paint, tmp_path: Path, capsys
     main([*judged, "--out", str(tmp_path / "judged")])
     rows = json.loads((tmp_path / "judged" / "results.json").read_text())["rows"]
     assert {row["name"]: row["ours"] for row in rows} == {"test": 100, "blue": 100, "green": 100, "red": 100}
+    save_cases([Case("blue-1.png", None, "blue", "blue", 0.9, {})], adapter)
     main(["vision", "forget", "--adapter", str(adapter), "--label", "blue"])
     assert "forgot blue and 3 rows of the memory; 2 classes are left" in capsys.readouterr().out
     content = b"".join(path.read_bytes() for path in adapter.rglob("*") if path.is_file())
