@@ -34,7 +34,7 @@ def test_an_outcome_judges_all_classes_seen(tmp_path: Path) -> None:
     base = test.labels < 6
     assert outcome.last.base == pytest.approx(100 * (predicted == test.labels)[base].double().mean().item())
     assert outcome.memory_bytes == store.nbytes
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["session-0", "session-1", "session-2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "session-0", "session-1", "session-2"]
 
     again_model = network()
     again_store = Store(60, keep=ClassBalanced(Reservoir()))
