@@ -64,22 +64,29 @@ class DiverseReservoir(Ranker):
         keys[unknown] = log_uniform(int(unknown.sum()), generator).numpy()
         held, new = np.flatnonzero(~unknown), np.flatnonzero(unknown)
         held = held[(-keys[held]).argsort(kind="stable")[:k]]
+        labels = None if self.label is None else pool[self.label].cpu().numpy()
         free = k - len(held)
         held = np.concatenate([held, new[:free]])
         for row in new[free:] if k else ():
             lowest = held[keys[held].argmin()]
             if keys[row] > keys[lowest]:
-                leaves = self._leaves(pool, held, lowest, generator)
+                leaves = self._leaves(pool, labels, held, lowest, generator)
                 keys[lowest] = keys[held[leaves]]
                 held[leaves] = row
         held = held[(-keys[held]).argsort(kind="stable")]
         return Selection(torch.from_numpy(held), torch.from_numpy(keys[held]))
 
-    def _leaves(self, pool: Pool, held: NDArray[np.int64], lowest: np.int64, generator: torch.Generator) -> int:
+    def _leaves(
+        self,
+        pool: Pool,
+        labels: NDArray[np.generic] | None,
+        held: NDArray[np.int64],
+        lowest: np.int64,
+        generator: torch.Generator,
+    ) -> int:
         """The place among the rows ``held`` of the one that leaves where ``lowest`` would."""
         places = np.arange(len(held))
-        if self.label is not None:
-            labels = pool[self.label].cpu().numpy()
+        if labels is not None:
             places = np.flatnonzero(labels[held] == labels[lowest])
         looked_at = sample_distinct(len(places), self.choices, generator)
         if len(places) > 1 and self.choices > 1:
