@@ -231,7 +231,8 @@ class ReplayMemory:
         batch = {name: values.detach() for name, values in columns.items()}
         if self.trace is not None and batch:
             rows = batch if self._replicas is None else self._replicas.gather(batch)
-            self.trace.turnover.note(rows, self.source.add(rows))
+            seen = getattr(self.source, "seen", 0)
+            self.trace.turnover.note(rows, self.source.add(rows), seen)
         elif self._replicas is not None:
             self._replicas.add(self.source, batch)
         elif batch:

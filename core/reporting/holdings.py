@@ -72,7 +72,7 @@ def _store(store: Store, tensors: dict[str, Tensor], names: Mapping[str, str], t
                 entry["recalled"] = float(times[of].double().mean())
             classes[named(number, names)] = entry
         if trace is not None:
-            kept = trace.turnover.summary(labels)
+            kept = trace.turnover.summary(labels, rows.ids)
             turnover = {named(number, names): counts for number, counts in kept.items()}
     return {
         **told,

@@ -53,14 +53,13 @@ class _Draw:
         """Adds what is pending to the counts. It costs a sort of all, which waits until there is as much pending."""
         if not self.pending:
             return
-        sizes = [ids.shape[0] for ids, _, _ in self.pending]
-        new = torch.cat([ids for ids, _, _ in self.pending]).numpy()
-        ranked_by = [
-            torch.full((n,), np.nan) if scores is None else scores.detach().cpu()
-            for n, (_, scores, _) in zip(sizes, self.pending, strict=True)
-        ]
-        score = torch.cat(ranked_by).double().numpy()
-        step = np.repeat([step for _, _, step in self.pending], sizes)
+        drawn, ranked_by, steps = zip(*self.pending, strict=True)
+        sizes = [ids.shape[0] for ids in drawn]  # a third of what len takes
+        new, step = torch.cat(drawn).numpy(), np.repeat(steps, sizes)
+        score = np.full(len(new), np.nan)
+        for end, n, scores in zip(np.cumsum(sizes).tolist(), sizes, ranked_by, strict=True):
+            if scores is not None:
+                score[end - n : end] = scores.detach().cpu().double().numpy()
         ids, place = np.unique(np.concatenate([self.ids, new]), return_inverse=True)
         counts = np.bincount(place, np.concatenate([self.counts, np.ones(len(new))]), len(ids))
         last = np.zeros(len(ids), np.int64)

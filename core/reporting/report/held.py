@@ -131,7 +131,7 @@ def _held(
     order = rows.ids.argsort() if times is None else torch.argsort(times, descending=True, stable=True)
     classes = numbers.unique(return_counts=True)
     each = max(3, min(SHOWN, 20 * SHOWN // max(1, len(classes[0]))))
-    turnover = {} if trace is None else trace.turnover.summary(numbers)
+    turnover = {} if trace is None else trace.turnover.summary(numbers, rows.ids)
     groups = []
     for number, count in sorted(zip(*(part.tolist() for part in classes), strict=True), key=lambda pair: -pair[1]):
         own = order[numbers[order] == number]

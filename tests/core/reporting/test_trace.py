@@ -154,6 +154,19 @@ def test_what_was_offered_is_counted_too() -> None:
     assert sum(kept.held for kept in table.values()) == 30
 
 
+def test_a_memory_that_held_rows_before() -> None:
+    memory = memory_of(None)
+    steps(memory, model_of(), 10, seed=0)
+    memory.trace = Trace()
+    steps(memory, model_of(), 30, seed=1)
+    assert isinstance(memory.source, Store)
+    rows = memory.source.rows()
+    table = memory.trace.turnover.table(rows["label"], rows.ids)
+    assert sum(kept.offered for kept in table.values()) == 150
+    assert all(kept.gone >= 0 for kept in table.values())
+    assert sum(kept.held for kept in table.values()) == int((rows.ids >= 50).sum())
+
+
 def test_an_empty_trace() -> None:
     assert Trace().counts(torch.arange(3)).tolist() == [0, 0, 0]
     assert len(Trace().recalls().ids) == 0

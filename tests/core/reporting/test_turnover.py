@@ -47,6 +47,24 @@ def test_what_is_forgotten_is_gone() -> None:
     assert turnover.table(store.rows()["label"]) == {1: Kept(2, 0, 2, 0), 2: Kept(1, 0, 0, 1)}
 
 
+def test_rows_from_before_are_left_out() -> None:
+    store, turnover = Store(6, keep=Fifo()), Turnover()
+    store.add({"label": torch.tensor([1, 1, 2, 2])})
+    for label in (1, 3):
+        batch = {"label": torch.tensor([label, label])}
+        seen = store.seen
+        turnover.note(batch, store.add(batch), seen)
+    rows = store.rows()
+    assert turnover.table(rows["label"], rows.ids) == {1: Kept(2, 0, 0, 2), 3: Kept(2, 0, 0, 2)}
+    store.remove(rows.ids[-2:])
+    again = Turnover()
+    again.load_state_dict(turnover.state_dict())
+    rows = store.rows()
+    table = again.table(rows["label"], rows.ids)
+    assert sum(kept.gone for kept in table.values()) == 2
+    assert all(kept.offered == kept.refused + kept.gone + kept.held for kept in table.values())
+
+
 def test_nothing_to_count() -> None:
     turnover = Turnover()
     turnover.note({"feature": torch.zeros(3, 2)}, torch.zeros(3))
