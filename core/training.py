@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -27,6 +28,7 @@ from .loading import Feed
 from .memory import ReplayMemory
 from .mixers.cross_entropy import CrossEntropy
 from .mixers.view import Forward, View, joint_forward
+from .precision import has_bf16
 from .stores.rows import Rows
 
 Remember: TypeAlias = Callable[[View], Mapping[str, Tensor] | None]
@@ -374,6 +376,12 @@ def new_accelerator(*, timeout: float = 600.0, **options: Any) -> Any:
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise RuntimeError(f"{started} processes were started but {accelerator.num_processes} take part; use torchrun")
+    if accelerator.mixed_precision == "bf16" and accelerator.is_main_process and not has_bf16():
+        warnings.warn(
+            "mixed_precision is 'bf16', which this machine only imitates: a step may take fifty times as long as with "
+            "'no'",
+            stacklevel=2,
+        )
     return accelerator
 
 

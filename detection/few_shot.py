@@ -15,6 +15,7 @@ import torch
 
 from ..core.batch import Batch, concat
 from ..core.checkpoint import Progress
+from ..core.precision import has_bf16
 from ..core.protocols.metrics import harmonic_mean
 from ..core.protocols.seeding import generator_at
 from ..core.reporting import Results
@@ -66,7 +67,8 @@ class FewShot:
         moments: steps at which curves are read,
         curve_shot: with this many boxes.
         mixed_precision: of the base training, as accelerate knows it; with ``bf16`` also of all that the base detector
-            extracts and finds, where fine-tuning itself is in full precision.
+            extracts and finds, where fine-tuning itself is in full precision; a processor that has no ``bf16`` does all in
+            full precision.
         pooled: keep so many pooled proposals of each image to judge on, so that it passes the backbone once; one takes
             ``channels`` x ``pool`` x ``pool`` x 2 bytes. None: images pass whole for every figure.
         voc: judge by VOC's own AP50 as well.
@@ -227,7 +229,13 @@ class Table:
 
     def _mixed(self) -> AbstractContextManager[Any]:
         kind = next(self.adapter.detector.parameters()).device.type
-        return torch.autocast(kind, torch.bfloat16, enabled=self.plan.mixed_precision == "bf16")
+        return torch.autocast(kind, torch.bfloat16, enabled=self._precision == "bf16")
+
+    @property
+    def _precision(self) -> str:
+        """What the plan says, but no precision that would only be imitated here."""
+        wanted = self.plan.mixed_precision
+        return wanted if wanted != "bf16" or has_bf16() else "no"
 
     # -- made once ----------------------------------------------------------------------------------------------------
 
@@ -238,7 +246,7 @@ class Table:
             if adapter.classes != list(self.base):
                 raise ValueError(f"{folder} knows the classes {adapter.classes}; expected {list(self.base)}")
             return adapter
-        accelerator = new_accelerator(mixed_precision=self.plan.mixed_precision)
+        accelerator = new_accelerator(mixed_precision=self._precision)
         detector = self.plan.detector.build(len(self.base)).to(accelerator.device)
         torch.manual_seed(0)
         run = self.out / "base-run"
