@@ -267,76 +267,9 @@ copy_rows(const Lane *lanes, int n_lanes, const int64_t *rows, const int64_t *sl
     settle_rows();
 }
 
-/* Attributes and methods of tensors and streams, and what makes a tensor. */
+/* Attributes and methods of tensors, and what makes one. */
 static PyObject *name_lane, *name_dtype, *name_shape, *name_requires_grad, *name_is_cpu, *name_is_contiguous,
-    *name_is_neg, *name_data_ptr, *tensor_type, *new_array, *whole_numbers, *as_tensor;
-
-/* What is read of a stream, which is an object with slots, and where these lie in it. */
-enum { MASS, NEXT, CURSOR, POINTS, AHEAD_OF_IT, THRESHOLD, COUNT, POOL, BOUND, FIELDS };
-static const char *const field_names[FIELDS] = {"mass",      "next",  "cursor", "points", "_ahead",
-                                                "threshold", "count", "pool",   "bound"};
-static Py_ssize_t field_places[FIELDS];
-static PyTypeObject *stream_type;
-
-/* The place of a field; NULL and an error if the object is no stream. */
-static PyObject **
-place_of(PyObject *stream, int field)
-{
-    if (Py_TYPE(stream) != stream_type) {
-        for (int i = 0; i < FIELDS; i++) {
-            PyObject *slot = PyObject_GetAttrString((PyObject *)Py_TYPE(stream), field_names[i]);
-            const int known = slot != NULL && Py_IS_TYPE(slot, &PyMemberDescr_Type);
-            if (known) {
-                field_places[i] = ((PyMemberDescrObject *)slot)->d_member->offset;
-            }
-            Py_XDECREF(slot);
-            if (!known) {
-                PyErr_SetString(PyExc_TypeError, "expected streams");
-                return NULL;
-            }
-        }
-        Py_XSETREF(stream_type, (PyTypeObject *)Py_NewRef(Py_TYPE(stream)));
-    }
-    return (PyObject **)((char *)stream + field_places[field]);
-}
-
-/* A field of a stream, borrowed; NULL and an error if it has none. */
-static PyObject *
-field_of(PyObject *stream, int field)
-{
-    PyObject **place = place_of(stream, field);
-    if (place != NULL && *place == NULL) {
-        PyErr_SetString(PyExc_AttributeError, field_names[field]);
-    }
-    return place == NULL ? NULL : *place;
-}
-
-/* Takes over the reference to the value; an error if that is NULL. */
-static int
-set_field(PyObject *stream, int field, PyObject *value)
-{
-    PyObject **place = value == NULL ? NULL : place_of(stream, field);
-    if (place == NULL) {
-        Py_XDECREF(value);
-        return -1;
-    }
-    Py_XSETREF(*place, value);
-    return 0;
-}
-
-/* A field as a number; an error, too, shows as `PyErr_Occurred`. */
-static double
-number_of(PyObject *stream, int field)
-{
-    PyObject *value = field_of(stream, field);
-    return value == NULL ? -1 : PyFloat_AsDouble(value);
-}
-
-static int
-set_number(PyObject *stream, int field, double number)
-{
-    return set_field(stream, field, PyFloat_FromDouble(number));
-}
+    *name_is_neg, *name_data_ptr, *tensor_type, *new_array, *whole_numbers, *whole_type, *as_tensor;
 
 /* 1 if the attribute (or what the method returns) is `expected`, 0 if not or after an error. */
 static int
@@ -437,6 +370,23 @@ open_batch(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args
         Py_RETURN_NONE;
     }
     return Py_BuildValue("nN", n, lanes);
+}
+
+/* A tensor of n slots that are -1, where it lies, and the array behind it; -1 after an error. */
+static int
+new_slots(Py_ssize_t n, PyObject **tensor, PyObject **array, Py_buffer *view)
+{
+    PyObject *const length = PyLong_FromSsize_t(n), *const empty[2] = {length, whole_numbers};
+    *array = length == NULL ? NULL : PyObject_Vectorcall(new_array, empty, 2, NULL);
+    *tensor = *array == NULL ? NULL : PyObject_CallOneArg(as_tensor, *array);
+    Py_XDECREF(length);
+    if (*tensor == NULL || PyObject_GetBuffer(*array, view, PyBUF_WRITABLE) < 0) {
+        Py_CLEAR(*tensor);
+        Py_CLEAR(*array);
+        return -1;
+    }
+    memset(view->buf, 0xff, (size_t)n * sizeof(int64_t));
+    return 0;
 }
 
 /* What is known of the next rows of a stream, see intake_doc. */
@@ -602,17 +552,12 @@ intake_add(Intake *self, PyObject *const *args, Py_ssize_t n_args)
         fetch_slot(lanes, (int)n_lanes, places[i]);
     }
     fetch_books(self, count);
-    PyObject *const length = PyLong_FromSsize_t(n), *const empty[2] = {length, whole_numbers};
     Py_buffer view;
-    array = length == NULL ? NULL : PyObject_Vectorcall(new_array, empty, 2, NULL);
-    Py_XDECREF(length);
-    if (array == NULL || (tensor = PyObject_CallOneArg(as_tensor, array)) == NULL ||
-        PyObject_GetBuffer(array, &view, PyBUF_WRITABLE) < 0) {
+    if (new_slots(n, &tensor, &array, &view) < 0) {
         goto done;
     }
     const int good = rows_finite(lanes, (int)n_lanes, taken, count);
     if (good) {
-        memset(view.buf, 0xff, (size_t)n * sizeof(int64_t));
         take_in(self, lanes, (int)n_lanes, count, seen, view.buf, n);
     }
     PyBuffer_Release(&view);
@@ -905,110 +850,53 @@ done:
     return result;
 }
 
-PyDoc_STRVAR(enter_doc,
-"enter(slots, rows, heights, labels, seen, ids, held, ranks, classes, lanes, taken)\n\n"
-"Enters in the books, and copies, rows of a batch that have won a slot; one won twice goes to the later row.\n\n"
-"Args:\n"
-"    slots, rows, heights, labels: lists with the slot, the row of the batch, the negated key and the label of each.\n"
-"    seen: the id of the first row of the batch.\n"
-"    ids, held, ranks, classes: of every slot, the id, the key, the rank and the label of its row; written.\n"
-"    lanes: as from open_batch.\n"
-"    taken: int64; receives the slot of each row that is there at the end.");
+/* A row in the books. */
+typedef struct {
+    double height; /* its negated key */
+    int64_t id, slot;
+} Row;
 
-static PyObject *
-enter(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
-{
-    Array arrays[5];
-    PyObject *result = NULL;
-    const Lane *lanes;
-    int opened = 0, n_lanes;
-    if (n_args != 11) {
-        PyErr_SetString(PyExc_TypeError, "enter expects 11 arguments");
-        return NULL;
-    }
-    const int64_t seen = PyLong_AsLongLong(args[4]);
-    PyObject *const given[5] = {args[5], args[6], args[7], args[8], args[10]};
-    if (PyErr_Occurred() || (opened = open_arrays(given, arrays, 5, 0)) < 5 ||
-        (n_lanes = open_lanes(args[9], &lanes)) < 0) {
-        goto done;
-    }
-    int64_t *ids = arrays[0].view.buf, *ranks = arrays[2].view.buf, *classes = arrays[3].view.buf;
-    int64_t *taken = arrays[4].view.buf;
-    double *held = arrays[1].view.buf;
-    const Py_ssize_t n = PyList_Size(args[0]), capacity = arrays[0].length;
-    if (n != PyList_Size(args[1]) || n != PyList_Size(args[2]) || n != PyList_Size(args[3]) ||
-        arrays[1].length != capacity || arrays[2].length != capacity || arrays[3].length != capacity) {
-        PyErr_SetString(PyExc_ValueError, "expected lists, and arrays, of the same length");
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const int64_t slot = PyLong_AsLongLong(PyList_GET_ITEM(args[0], i));
-        const int64_t row = PyLong_AsLongLong(PyList_GET_ITEM(args[1], i));
-        if (slot < 0 || slot >= capacity || row < 0 || row >= arrays[4].length) {
-            PyErr_SetString(PyExc_IndexError, "expected rows of the batch and slots of the store");
-            goto done;
-        }
-        fetch_slot(lanes, n_lanes, slot);
-        PREFETCH(&ids[slot]);
-        PREFETCH(&held[slot]);
-        PREFETCH(&ranks[slot]);
-        PREFETCH(&classes[slot]);
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        const int64_t slot = PyLong_AsLongLong(PyList_GET_ITEM(args[0], i));
-        const int64_t row = PyLong_AsLongLong(PyList_GET_ITEM(args[1], i));
-        if (ids[slot] >= seen && ids[slot] - seen < arrays[4].length && taken[ids[slot] - seen] == slot) {
-            taken[ids[slot] - seen] = -1;
-        }
-        ids[slot] = seen + row;
-        held[slot] = -PyFloat_AsDouble(PyList_GET_ITEM(args[2], i));
-        ranks[slot] = -1;
-        classes[slot] = PyLong_AsLongLong(PyList_GET_ITEM(args[3], i));
-        taken[row] = slot;
-        copy_rows(lanes, n_lanes, &row, &slot, 1);
-    }
-    if (!PyErr_Occurred()) {
-        result = Py_NewRef(Py_None);
-    }
-done:
-    close_arrays(arrays, opened);
-    return result;
-}
-
-/* Which of two rows goes first: the higher one, of equal ones the newer, which has the larger number. */
+/* Whether row a goes before b: the higher one, of equal ones the newer. */
 static int
-before(const double *heights, int64_t a, int64_t b)
+before(Row a, Row b)
 {
-    return heights[a] > heights[b] || (heights[a] == heights[b] && a > b);
+    return a.height > b.height || (a.height == b.height && a.id > b.id);
 }
 
+/* Puts a row in place of the one at `at` of a heap, or below. */
 static void
-push(int64_t *heap, Py_ssize_t *size, int64_t item, const double *heights)
+sink(Row *heap, Py_ssize_t size, Py_ssize_t at, Row row)
 {
-    Py_ssize_t at = (*size)++;
-    while (at > 0 && before(heights, item, heap[(at - 1) / 2])) {
-        heap[at] = heap[(at - 1) / 2];
-        at = (at - 1) / 2;
-    }
-    heap[at] = item;
-}
-
-static int64_t
-pop(int64_t *heap, Py_ssize_t *size, const double *heights)
-{
-    const int64_t top = heap[0], item = heap[--(*size)];
-    Py_ssize_t at = 0, child;
-    while ((child = 2 * at + 1) < *size) {
-        if (child + 1 < *size && before(heights, heap[child + 1], heap[child])) {
+    Py_ssize_t child;
+    while ((child = 2 * at + 1) < size) {
+        if (child + 1 < size && before(heap[child + 1], heap[child])) {
             child++;
         }
-        if (!before(heights, heap[child], item)) {
+        if (!before(heap[child], row)) {
             break;
         }
         heap[at] = heap[child];
         at = child;
     }
-    heap[at] = item;
+    heap[at] = row;
+}
+
+static void
+push(Row *heap, Py_ssize_t *size, Row row)
+{
+    Py_ssize_t at = (*size)++;
+    for (; at > 0 && before(row, heap[(at - 1) / 2]); at = (at - 1) / 2) {
+        heap[at] = heap[(at - 1) / 2];
+    }
+    heap[at] = row;
+}
+
+static Row
+pop(Row *heap, Py_ssize_t *size)
+{
+    const Row top = heap[0];
+    --*size;
+    sink(heap, *size, 0, heap[*size]);
     return top;
 }
 
@@ -1030,7 +918,7 @@ contest(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
     Array arrays[9];
     PyObject *result = NULL;
-    int64_t *heap = NULL;
+    Row *heap = NULL;
     if (n_args != 10) {
         PyErr_SetString(PyExc_TypeError, "contest expects 10 arguments");
         return NULL;
@@ -1054,20 +942,20 @@ contest(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
     const double *heights = arrays[1].view.buf, *high = arrays[2].view.buf;
     int64_t *own = arrays[4].view.buf, *gone = arrays[5].view.buf, *left_slots = arrays[8].view.buf;
     double *lost = arrays[6].view.buf, *left = arrays[7].view.buf;
-    if ((heap = PyMem_Malloc((size_t)(n + 1) * sizeof(int64_t))) == NULL) {
+    if ((heap = PyMem_Malloc((size_t)(n + 1) * sizeof(Row))) == NULL) {
         PyErr_NoMemory();
         goto done;
     }
     Py_ssize_t next = 0, size = 0, count = 0;
     for (Py_ssize_t i = 0; i < n; i++) {
         if (heights[i] >= bound) {
-            push(heap, &size, i, heights);
+            push(heap, &size, (Row){heights[i], i, -1});
         }
-        if (size > 0 && (next == m || heights[heap[0]] >= high[next])) {
-            const int64_t out = pop(heap, &size, heights);
-            own[i] = out == i ? -1 : own[out];
-            gone[out] = rows[i];
-            lost[i] = heights[out];
+        if (size > 0 && (next == m || heap[0].height >= high[next])) {
+            const Row out = pop(heap, &size);
+            own[i] = out.id == i ? -1 : own[out.id];
+            gone[out.id] = rows[i];
+            lost[i] = out.height;
         } else if (next < m) {
             own[i] = high_slots[next];
             lost[i] = high[next++];
@@ -1077,10 +965,10 @@ contest(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
         }
     }
     while (size > 0 || next < m) {
-        if (size > 0 && (next == m || heights[heap[0]] >= high[next])) {
-            const int64_t row = pop(heap, &size, heights);
-            left[count] = heights[row];
-            left_slots[count++] = own[row];
+        if (size > 0 && (next == m || heap[0].height >= high[next])) {
+            const Row row = pop(heap, &size);
+            left[count] = row.height;
+            left_slots[count++] = own[row.id];
         } else {
             left[count] = high[next];
             left_slots[count++] = high_slots[next++];
@@ -1148,320 +1036,611 @@ done:
     return result;
 }
 
-/* One class among the labels of a batch. */
+/* A competition for slots, see stream_doc. */
 typedef struct {
-    int64_t label;
-    double start;         /* rows of it seen before */
-    Py_ssize_t count;     /* rows of it in the batch */
-    Py_ssize_t place;     /* of them, those looked at again */
-    int open;             /* whether all of its rows may be kept */
-    Py_buffer points;     /* drawn ahead, on the axis of its rows */
-    Py_ssize_t at, n;     /* the next of them, and how many there are */
-} Class;
+    PyObject_HEAD
+    long long label, order, count;
+    double mass, threshold, next;
+    Py_ssize_t cursor;
+    PyObject *arrays[2];  /* points and heights */
+    Py_buffer views[2];   /* where they lie */
+    Py_ssize_t n_points;
+    char known;
+    Row *rows; /* a heap of those held, if they are known */
+    Py_ssize_t n_rows, room;
+} Stream;
 
-/* Reads a stream: rows seen before, and the points drawn ahead if the next lies among the rows of the batch. */
-static int
-open_class(Class *class, PyObject *streams)
+PyDoc_STRVAR(stream_doc,
+"Stream(label, order)\n\n"
+"One competition: the rows of a store, or of one class of it; see stream.py.");
+
+static void
+drop_points(Stream *self)
 {
-    PyObject *label = PyLong_FromLongLong(class->label), *points;
-    if (label == NULL) {
-        return -1;
+    for (int i = 0; i < 2; i++) {
+        PyBuffer_Release(&self->views[i]);
+        Py_CLEAR(self->arrays[i]);
     }
-    PyObject *stream = PyDict_GetItemWithError(streams, label);
-    Py_DECREF(label);
-    if (stream == NULL) {
-        class->open = 1;
-        return PyErr_Occurred() ? -1 : 0;
+    self->n_points = self->cursor = 0;
+    self->next = -INFINITY;
+}
+
+/* Makes room for n rows; -1 after an error. */
+static int
+make_room(Stream *self, Py_ssize_t n)
+{
+    if (n > self->room) {
+        Row *rows = PyMem_Realloc(self->rows, (size_t)n * sizeof(Row));
+        if (rows == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        self->rows = rows;
+        self->room = n;
     }
-    const double first = number_of(stream, NEXT);
-    class->start = number_of(stream, MASS);
-    class->open = isinf(first) && first < 0;
-    if (PyErr_Occurred() || class->open || first >= class->start + (double)class->count) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    class->at = (Py_ssize_t)number_of(stream, CURSOR);
-    if ((points = field_of(stream, POINTS)) == NULL || PyErr_Occurred() ||
-        PyObject_GetBuffer(points, &class->points, PyBUF_SIMPLE) < 0) {
-        return -1;
-    }
-    class->n = class->points.len / (Py_ssize_t)sizeof(double);
     return 0;
 }
 
-/* Whether a point lies above the row of the class that is looked at, or all points lie before it. */
-static int
-may_win(Class *class, Py_ssize_t row)
+static PyObject *
+stream_look(Stream *self, PyObject *const *args, Py_ssize_t n_args)
 {
-    if (class->open) {
-        return 1;
+    Array arrays[2];
+    if (n_args != 2) {
+        PyErr_SetString(PyExc_TypeError, "look expects points and heights");
+        return NULL;
     }
-    if (class->points.obj == NULL) {
-        return 0;
+    const int opened = open_arrays(args, arrays, 2, 2);
+    if (opened < 2 || arrays[0].length != arrays[1].length) {
+        if (opened == 2) {
+            PyErr_SetString(PyExc_ValueError, "expected as many heights as points");
+        }
+        close_arrays(arrays, opened);
+        return NULL;
     }
-    const double *points = class->points.buf;
-    if (points[class->n - 1] < class->start + (double)class->count &&
-        row >= (Py_ssize_t)(points[class->n - 1] - class->start)) {
-        return 1;
+    drop_points(self);
+    for (int i = 0; i < 2; i++) {
+        self->arrays[i] = Py_NewRef(args[i]);
+        self->views[i] = arrays[i].view;
     }
-    while (class->at < class->n && (Py_ssize_t)(points[class->at] - class->start) < row) {
-        class->at++;
+    if ((self->n_points = arrays[0].length) > 0) {
+        self->next = *(const double *)self->views[0].buf;
     }
-    return class->at < class->n && (Py_ssize_t)(points[class->at] - class->start) == row;
+    Py_RETURN_NONE;
 }
 
-PyDoc_STRVAR(contenders_doc,
-"contenders(labels, streams, lanes=None) -> (dict, list) | None\n\n"
-"Rows that may win in the streams of their labels: where the rows of each label end on the axis of its stream, and\n"
-"(row, label, where the row ends) of those that may. Labels are a list or int64. None if one of these holds a number that is not finite.");
+static PyObject *
+stream_hold(Stream *self, PyObject *const *args, Py_ssize_t n_args)
+{
+    Array arrays[3];
+    if (n_args != 3) {
+        PyErr_SetString(PyExc_TypeError, "hold expects heights, ids and slots");
+        return NULL;
+    }
+    const int opened = open_arrays(args, arrays, 3, 3);
+    const Py_ssize_t n = opened < 3 ? 0 : arrays[0].length;
+    if (opened == 3 && (arrays[1].length != n || arrays[2].length != n)) {
+        PyErr_SetString(PyExc_ValueError, "expected arrays of the same length");
+    }
+    if (!PyErr_Occurred() && make_room(self, n) == 0) {
+        for (Py_ssize_t i = 0; i < n; i++) {
+            self->rows[i] = (Row){((const double *)arrays[0].view.buf)[i], ((const int64_t *)arrays[1].view.buf)[i],
+                                  ((const int64_t *)arrays[2].view.buf)[i]};
+        }
+        for (Py_ssize_t i = n / 2; i-- > 0;) {
+            sink(self->rows, n, i, self->rows[i]);
+        }
+        self->n_rows = n;
+        self->known = 1;
+    }
+    close_arrays(arrays, opened);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
 
 static PyObject *
-contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+stream_forget(Stream *self, PyObject *Py_UNUSED(none))
 {
-    const int listed = n_args > 0 && PyList_Check(args[0]);
-    if ((n_args != 2 && n_args != 3) || !PyDict_Check(args[1])) {
-        PyErr_SetString(PyExc_TypeError, "contenders expects labels, a dict and perhaps a batch");
+    PyMem_Free(self->rows);
+    self->rows = NULL;
+    self->n_rows = self->room = 0;
+    self->known = 0;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_worst(Stream *self, PyObject *Py_UNUSED(none))
+{
+    if (self->n_rows == 0) {
+        PyErr_SetString(PyExc_IndexError, "no row is known");
         return NULL;
     }
-    const Lane *lanes = NULL;
-    const int n_lanes = n_args == 2 ? 0 : open_lanes(args[2], &lanes);
-    if (n_lanes < 0) {
+    return Py_BuildValue("dLL", self->rows[0].height, (long long)self->rows[0].id, (long long)self->rows[0].slot);
+}
+
+static PyObject *
+stream_pop(Stream *self, PyObject *Py_UNUSED(none))
+{
+    if (self->n_rows == 0) {
+        PyErr_SetString(PyExc_IndexError, "no row is known");
         return NULL;
     }
-    Array array;
-    const int opened = listed ? 0 : open_arrays(args, &array, 1, 1);
-    if (!listed && opened < 1) {
+    pop(self->rows, &self->n_rows);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_push(Stream *self, PyObject *args)
+{
+    double height;
+    long long id, slot;
+    if (!PyArg_ParseTuple(args, "dLL", &height, &id, &slot) ||
+        (self->n_rows == self->room && make_room(self, self->n_rows + self->n_rows / 8 + 16) < 0)) {
         return NULL;
     }
-    const Py_ssize_t n = listed ? PyList_GET_SIZE(args[0]) : array.length;
-    const int64_t *labels = listed ? NULL : array.view.buf;
+    push(self->rows, &self->n_rows, (Row){height, id, slot});
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+stream_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(kwargs))
+{
+    long long label, order;
+    if (!PyArg_ParseTuple(args, "LL", &label, &order)) {
+        return NULL;
+    }
+    Stream *self = (Stream *)type->tp_alloc(type, 0);
+    if (self == NULL) {
+        return NULL;
+    }
+    self->label = label;
+    self->order = order;
+    self->threshold = -INFINITY;
+    drop_points(self);
+    return (PyObject *)self;
+}
+
+static void
+stream_free(Stream *self)
+{
+    drop_points(self);
+    PyMem_Free(self->rows);
+    Py_TYPE(self)->tp_free((PyObject *)self);
+}
+
+static PyMethodDef stream_methods[] = {
+    {"look", (PyCFunction)(void (*)(void))stream_look, METH_FASTCALL,
+     "look(points, heights)\n\nThese are the points ahead."},
+    {"hold", (PyCFunction)(void (*)(void))stream_hold, METH_FASTCALL,
+     "hold(heights, ids, slots)\n\nThese are the rows held, with negated keys `heights`."},
+    {"forget", (PyCFunction)stream_forget, METH_NOARGS, "forget()\n\nThe rows held are not known any more."},
+    {"worst", (PyCFunction)stream_worst, METH_NOARGS, "worst()\n\n(-key, id, slot) of the row that goes first."},
+    {"pop", (PyCFunction)stream_pop, METH_NOARGS, "pop()\n\nThe row that goes first is gone."},
+    {"push", (PyCFunction)stream_push, METH_VARARGS, "push(height, id, slot)\n\nA row came."},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef stream_members[] = {
+    {"label", T_LONGLONG, offsetof(Stream, label), READONLY, NULL},
+    {"order", T_LONGLONG, offsetof(Stream, order), READONLY, NULL},
+    {"count", T_LONGLONG, offsetof(Stream, count), 0, NULL},
+    {"mass", T_DOUBLE, offsetof(Stream, mass), 0, NULL},
+    {"threshold", T_DOUBLE, offsetof(Stream, threshold), 0, NULL},
+    {"next", T_DOUBLE, offsetof(Stream, next), 0, NULL},
+    {"cursor", T_PYSSIZET, offsetof(Stream, cursor), 0, NULL},
+    {"points", T_OBJECT_EX, offsetof(Stream, arrays[0]), READONLY, NULL},
+    {"heights", T_OBJECT_EX, offsetof(Stream, arrays[1]), READONLY, NULL},
+    {"known", T_BOOL, offsetof(Stream, known), READONLY, NULL},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyTypeObject stream_type = {
+    PyVarObject_HEAD_INIT(NULL, 0)
+    .tp_name = "memreplay.core._loops.Stream",
+    .tp_doc = stream_doc,
+    .tp_basicsize = sizeof(Stream),
+    .tp_flags = Py_TPFLAGS_DEFAULT,
+    .tp_new = stream_new,
+    .tp_dealloc = (destructor)stream_free,
+    .tp_methods = stream_methods,
+    .tp_members = stream_members,
+};
+
+/* One class among the labels of a batch. */
+typedef struct {
+    int64_t label;
+    Stream *stream;    /* NULL while there is none */
+    double mass;       /* where its rows begin on the axis of the stream, */
+    Py_ssize_t cursor; /* and the first point that does not lie before */
+} Class;
+
+/* The labels of a batch, by class. */
+typedef struct {
+    Py_ssize_t n, n_classes;
+    Class *classes;
+    Py_ssize_t *of; /* the class of each row */
+} Classes;
+
+/* The stream of a label, with a reference of its own; NULL if there is none, or after an error. */
+static Stream *
+stream_of(PyObject *streams, int64_t label)
+{
+    PyObject *key = PyLong_FromLongLong(label);
+    PyObject *found = key == NULL ? NULL : PyDict_GetItemWithError(streams, key);
+    Py_XDECREF(key);
+    if (found != NULL && !Py_IS_TYPE(found, &stream_type)) {
+        PyErr_SetString(PyExc_TypeError, "expected streams");
+        return NULL;
+    }
+    return (Stream *)Py_XNewRef(found);
+}
+
+static void
+free_classes(Classes *self)
+{
+    for (Py_ssize_t i = 0; i < self->n_classes; i++) {
+        Py_XDECREF(self->classes[i].stream);
+    }
+    PyMem_Free(self->classes);
+    PyMem_Free(self->of);
+}
+
+/* Sorts labels by class; -1 after an error. To be freed either way. */
+static int
+find_classes(Classes *self, const int64_t *labels, Py_ssize_t n, PyObject *streams)
+{
     size_t cells = 16;
     while (cells < 2 * (size_t)n) {
         cells *= 2;
     }
-    Py_ssize_t n_classes = 0;
-    PyObject *result = NULL, *ends = NULL, *found = NULL;
-    Class *classes = PyMem_Calloc((size_t)n + 1, sizeof(Class));
-    Py_ssize_t *of = PyMem_Malloc(((size_t)n + 1) * sizeof(Py_ssize_t)); /* the class of each row */
-    Py_ssize_t *table = PyMem_Malloc(cells * sizeof(Py_ssize_t));        /* classes by a hash of their label */
-    int64_t *hopeful = PyMem_Malloc(((size_t)n + 1) * sizeof(int64_t));
-    Py_ssize_t n_hopeful = 0;
-    if (classes == NULL || of == NULL || table == NULL || hopeful == NULL) {
+    self->n = n;
+    self->n_classes = 0;
+    self->classes = PyMem_Malloc(((size_t)n + 1) * sizeof(Class));
+    self->of = PyMem_Malloc(((size_t)n + cells) * sizeof(Py_ssize_t));
+    if (self->classes == NULL || self->of == NULL) {
         PyErr_NoMemory();
-        goto done;
+        return -1;
     }
+    Py_ssize_t *table = self->of + n; /* classes by a hash of their label */
     memset(table, 0xff, cells * sizeof(Py_ssize_t));
     for (Py_ssize_t i = 0; i < n; i++) {
-        const int64_t label = listed ? PyLong_AsLongLong(PyList_GET_ITEM(args[0], i)) : labels[i];
-        if (label == -1 && PyErr_Occurred()) {
-            goto done;
-        }
-        size_t cell = HASH(label) & (cells - 1);
-        while (table[cell] >= 0 && classes[table[cell]].label != label) {
+        size_t cell = HASH(labels[i]) & (cells - 1);
+        while (table[cell] >= 0 && self->classes[table[cell]].label != labels[i]) {
             cell = (cell + 1) & (cells - 1);
         }
         if (table[cell] < 0) {
-            table[cell] = n_classes;
-            classes[n_classes++].label = label;
-        }
-        of[i] = table[cell];
-        classes[of[i]].count++;
-    }
-    if ((ends = PyDict_New()) == NULL || (found = PyList_New(0)) == NULL) {
-        goto done;
-    }
-    for (Py_ssize_t i = 0; i < n_classes; i++) {
-        PyObject *label, *end = NULL;
-        if (open_class(&classes[i], args[1]) < 0) {
-            goto done;
-        }
-        if ((label = PyLong_FromLongLong(classes[i].label)) != NULL &&
-            (end = PyFloat_FromDouble(classes[i].start + (double)classes[i].count)) != NULL) {
-            PyDict_SetItem(ends, label, end);
-        }
-        Py_XDECREF(label);
-        Py_XDECREF(end);
-        if (PyErr_Occurred()) {
-            goto done;
-        }
-    }
-    for (Py_ssize_t i = 0; i < n; i++) {
-        Class *class = &classes[of[i]];
-        const Py_ssize_t row = class->place++;
-        if (may_win(class, row)) {
-            fetch_row(lanes, n_lanes, i);
-            hopeful[n_hopeful++] = i;
-            PyObject *entry = Py_BuildValue("(nLd)", i, (long long)class->label, class->start + (double)row + 1.0);
-            if (entry == NULL || PyList_Append(found, entry) < 0) {
-                Py_XDECREF(entry);
-                goto done;
+            Stream *stream = stream_of(streams, labels[i]);
+            if (PyErr_Occurred()) {
+                return -1;
             }
-            Py_DECREF(entry);
+            table[cell] = self->n_classes++;
+            self->classes[table[cell]] =
+                (Class){labels[i], stream, stream == NULL ? 0 : stream->mass, stream == NULL ? 0 : stream->cursor};
+        }
+        self->of[i] = table[cell];
+    }
+    return 0;
+}
+
+/* Writes the rows that may win: above which there is a point, or which lie beyond all points. Returns how many. */
+static Py_ssize_t
+find_contenders(Classes *self, int64_t *rows)
+{
+    Py_ssize_t count = 0;
+    for (Py_ssize_t i = 0; i < self->n; i++) {
+        Class *class = &self->classes[self->of[i]];
+        const Py_ssize_t n = class->stream == NULL ? 0 : class->stream->n_points, first = class->cursor;
+        const double *points = n == 0 ? NULL : class->stream->views[0].buf;
+        class->mass += 1;
+        while (class->cursor < n && points[class->cursor] < class->mass) {
+            class->cursor++;
+        }
+        if (class->cursor > first || class->cursor >= n) {
+            rows[count++] = i;
         }
     }
-    result = rows_finite(lanes, n_lanes, hopeful, n_hopeful) ? PyTuple_Pack(2, ends, found) : Py_NewRef(Py_None);
-done:
-    for (Py_ssize_t i = 0; i < n_classes; i++) {
-        PyBuffer_Release(&classes[i].points);
+    return count;
+}
+
+PyDoc_STRVAR(contenders_doc,
+"contenders(labels, streams, rows) -> int\n\n"
+"Writes, rising, the rows with these labels that may win in their streams, and returns how many they are.");
+
+static PyObject *
+contenders(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    Array arrays[2];
+    PyObject *result = NULL;
+    if (n_args != 3 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "contenders expects labels, a dict and room for as many rows");
+        return NULL;
     }
-    PyMem_Free(classes);
-    PyMem_Free(of);
-    PyMem_Free(table);
-    PyMem_Free(hopeful);
-    close_arrays(&array, opened);
-    Py_XDECREF(ends);
-    Py_XDECREF(found);
+    PyObject *const given[2] = {args[0], args[2]};
+    const int opened = open_arrays(given, arrays, 2, 1);
+    if (opened == 2 && arrays[0].length != arrays[1].length) {
+        PyErr_SetString(PyExc_ValueError, "expected room for as many rows as labels");
+    } else if (opened == 2) {
+        Classes classes;
+        if (find_classes(&classes, arrays[0].view.buf, arrays[0].length, args[1]) == 0) {
+            result = PyLong_FromSsize_t(find_contenders(&classes, arrays[1].view.buf));
+        }
+        free_classes(&classes);
+    }
+    close_arrays(arrays, opened);
     return result;
 }
 
-/* An item of a list of tuples, as a number. */
-static double
-number_in(PyObject *list, Py_ssize_t i, Py_ssize_t j)
-{
-    return PyFloat_AsDouble(PyTuple_GET_ITEM(PyList_GET_ITEM(list, i), j));
-}
+/* Where rows compete, see compete_doc. */
+typedef struct {
+    PyObject *streams, *sizes, *meet;
+    int full;
+    int64_t seen;
+    Array books[4]; /* ids, keys, ranks, labels */
+    int opened;
+    long long most; /* rows of the largest stream; -1 if not known */
+} Arena;
 
-/* The number of a newcomer among the lists of those that have won. */
+/* Opens what the last arguments say; -1 after an error. To be closed either way. */
 static int
-note(PyObject *won, Py_ssize_t i, PyObject *number)
+open_arena(Arena *self, PyObject *const *args)
 {
-    const int failed = number == NULL || PyList_Append(PyTuple_GET_ITEM(won, i), number) < 0;
-    Py_XDECREF(number);
-    return failed ? -1 : 0;
-}
-
-/* Puts (height, id, slot) in its place among the rows to go, which rise. */
-static int
-insert_row(PyObject *pool, double height, long long id, long long slot)
-{
-    Py_ssize_t low = 0, high = PyList_GET_SIZE(pool);
-    while (low < high) {
-        const Py_ssize_t middle = low + (high - low) / 2;
-        const double other = number_in(pool, middle, 0);
-        if (height < other || (height == other && (double)id < number_in(pool, middle, 1))) {
-            high = middle;
-        } else {
-            low = middle + 1;
+    self->opened = 0;
+    self->streams = args[0], self->sizes = args[1], self->meet = args[5];
+    if (!PyDict_Check(args[0]) || !PyList_Check(args[1]) || !PyTuple_Check(args[4]) ||
+        PyTuple_GET_SIZE(args[4]) != 4) {
+        PyErr_SetString(PyExc_TypeError, "expected streams, sizes, bool, int, four arrays and a function");
+        return -1;
+    }
+    self->full = PyObject_IsTrue(args[2]);
+    self->seen = PyLong_AsLongLong(args[3]);
+    self->most = -1;
+    if (PyErr_Occurred()) {
+        return -1;
+    }
+    PyObject *const *books = &PyTuple_GET_ITEM(args[4], 0);
+    self->opened = open_arrays(books, self->books, 4, 0);
+    for (int i = 1; i < self->opened; i++) {
+        if (self->books[i].length != self->books[0].length) {
+            PyErr_SetString(PyExc_ValueError, "expected arrays of the same length");
         }
     }
-    PyObject *row = Py_BuildValue("dLL", height, id, slot);
-    const int failed = row == NULL || PyErr_Occurred() || PyList_Insert(pool, low, row) < 0;
-    Py_XDECREF(row);
-    return failed ? -1 : 0;
+    return PyErr_Occurred() ? -1 : 0;
 }
 
-/* One row meets the points above it and contests a slot of its own stream. Returns 1 if that is all, 0 if nothing was
-   done because more is to be seen to, -1 after an error. */
+/* Whether a stream gives up a row itself when one of its own comes; 0, too, if that is not known. */
 static int
-meet(PyObject *row, PyObject *label, double end, PyObject *streams, PyObject *sizes, long long seen, PyObject *won)
+gives(const Stream *stream, Arena *arena)
 {
-    PyObject *stream = PyDict_GetItemWithError(streams, label), *ahead, *pool;
-    int done = 0;
-    if (stream == NULL) {
-        return PyErr_Occurred() ? -1 : 0;
+    if (arena->most < 0 && PyList_GET_SIZE(arena->sizes) > 0) {
+        PyObject *top = PyList_GET_ITEM(arena->sizes, 0); /* (-rows, order, label) */
+        if (!PyTuple_Check(top) || PyTuple_GET_SIZE(top) != 3) {
+            PyErr_SetString(PyExc_TypeError, "expected a heap of sizes");
+            return 0;
+        }
+        const long long most = -PyLong_AsLongLong(PyTuple_GET_ITEM(top, 0));
+        PyObject *largest = PyDict_GetItemWithError(arena->streams, PyTuple_GET_ITEM(top, 2));
+        if (largest != NULL && Py_IS_TYPE(largest, &stream_type) && ((Stream *)largest)->count == most) {
+            arena->most = most;
+        }
     }
-    double next = number_of(stream, NEXT);
-    if (PyErr_Occurred() || (isinf(next) && next < 0)) {
-        return PyErr_Occurred() ? -1 : 0;
-    }
-    if (next >= end) {
-        return 1;
-    }
-    /* the lowest of its points */
-    Py_ssize_t cursor = (Py_ssize_t)number_of(stream, CURSOR);
-    if ((ahead = field_of(stream, AHEAD_OF_IT)) == NULL || !PyList_Check(ahead) || cursor < 0) {
-        goto finish;
+    return arena->most >= 0 && stream->count >= 1 && stream->count >= arena->most - 1;
+}
+
+/* Row `row` of a batch, which ends at `end`, meets the points above it and contests a slot of its own stream. Returns 1
+   if that is all, 0 if nothing was done because more is to be seen to, -1 after an error. */
+static int
+contest_slot(Stream *stream, double end, Py_ssize_t row, Arena *arena, int64_t *slots, Py_ssize_t n)
+{
+    const double *points = stream->views[0].buf, *heights = stream->views[1].buf;
+    if (!arena->full || !stream->known || stream->n_rows == 0) {
+        return 0;
     }
     double height = INFINITY;
-    while (next < end) {
-        if (cursor + 1 >= PyList_GET_SIZE(ahead)) {
-            goto finish; /* points must be drawn */
-        }
-        const double other = number_in(ahead, cursor, 1);
-        height = other < height ? other : height;
-        next = number_in(ahead, ++cursor, 0);
+    Py_ssize_t cursor = stream->cursor;
+    while (cursor < stream->n_points && points[cursor] < end) {
+        height = heights[cursor] < height ? heights[cursor] : height;
+        cursor++;
     }
-    /* whether it is its own stream that gives a row up */
-    const double threshold = number_of(stream, THRESHOLD), count = number_of(stream, COUNT);
-    if ((pool = field_of(stream, POOL)) == NULL || !PyList_Check(pool) || PyList_GET_SIZE(pool) == 0 ||
-        PyErr_Occurred()) {
-        goto finish;
+    const int lost = -height <= stream->threshold;
+    if (cursor == stream->n_points || (!lost && !gives(stream, arena))) {
+        return PyErr_Occurred() ? -1 : 0; /* points must be drawn, or another stream gives a row up */
     }
-    const double worst = number_in(pool, PyList_GET_SIZE(pool) - 1, 0);
-    const int lost = -height <= threshold;
-    if (!lost) {
-        if (PyList_GET_SIZE(sizes) == 0) {
-            goto finish;
-        }
-        PyObject *largest = PyDict_GetItemWithError(streams, PyTuple_GET_ITEM(PyList_GET_ITEM(sizes, 0), 2));
-        const double most = -number_in(sizes, 0, 0);
-        if (largest == NULL || number_of(largest, COUNT) != most || count < 1 || count < most - 1) {
-            goto finish;
-        }
-    }
-    if (PyErr_Occurred() || set_field(stream, CURSOR, PyLong_FromSsize_t(cursor)) < 0 ||
-        set_number(stream, NEXT, next) < 0) {
-        goto finish;
-    }
-    done = 1;
+    stream->cursor = cursor;
+    stream->next = points[cursor];
     if (lost) {
-        goto finish;
+        return 1;
     }
-    if (height >= worst) {
-        set_number(stream, THRESHOLD, -height);
-        goto finish;
+    const Row worst = stream->rows[0];
+    if (height >= worst.height) {
+        stream->threshold = -height;
+        return 1;
     }
-    const Py_ssize_t last = PyList_GET_SIZE(pool) - 1;
-    PyObject *slot = Py_NewRef(PyTuple_GET_ITEM(PyList_GET_ITEM(pool, last), 2));
-    if (PyList_SetSlice(pool, last, last + 1, NULL) == 0 &&
-        set_number(stream, THRESHOLD, -worst > threshold ? -worst : threshold) == 0 &&
-        note(won, 0, Py_NewRef(slot)) == 0 && note(won, 1, Py_NewRef(row)) == 0 &&
-        note(won, 2, PyFloat_FromDouble(height)) == 0 && note(won, 3, Py_NewRef(label)) == 0 &&
-        height >= number_of(stream, BOUND)) {
-        insert_row(pool, height, seen + PyLong_AsLongLong(row), PyLong_AsLongLong(slot));
+    if (worst.slot < 0 || worst.slot >= arena->books[0].length) {
+        PyErr_SetString(PyExc_IndexError, "expected slots of the store");
+        return -1;
     }
-    Py_DECREF(slot);
-finish:
-    return PyErr_Occurred() ? -1 : done;
+    if (-worst.height > stream->threshold) {
+        stream->threshold = -worst.height;
+    }
+    int64_t *ids = arena->books[0].view.buf;
+    const int64_t id = arena->seen + row, earlier = ids[worst.slot] - arena->seen;
+    if (earlier >= 0 && earlier < n && slots[earlier] == worst.slot) {
+        slots[earlier] = -1;
+    }
+    sink(stream->rows, stream->n_rows, 0, (Row){height, id, worst.slot});
+    slots[row] = worst.slot;
+    ids[worst.slot] = id;
+    ((double *)arena->books[1].view.buf)[worst.slot] = -height;
+    ((int64_t *)arena->books[2].view.buf)[worst.slot] = -1;
+    return 1;
+}
+
+/* Lets the rows of a batch compete, one after the other; -1 after an error. `array` is that of the slots. */
+static int
+run_arena(Arena *arena, Classes *classes, PyObject *array, int64_t *slots)
+{
+    for (Py_ssize_t i = 0; i < classes->n; i++) {
+        Class *class = &classes->classes[classes->of[i]];
+        Stream *stream = class->stream;
+        if (stream != NULL) {
+            const double end = stream->mass + 1;
+            const int done = stream->next >= end ? 1 : contest_slot(stream, end, i, arena, slots, classes->n);
+            if (done < 0) {
+                return -1;
+            }
+            if (done) {
+                stream->mass = end;
+                continue;
+            }
+        }
+        PyObject *none = PyObject_CallFunction(arena->meet, "LnO", (long long)class->label, i, array);
+        if (none == NULL) {
+            return -1;
+        }
+        Py_DECREF(none);
+        arena->most = -1;
+        if (stream == NULL && (class->stream = stream_of(arena->streams, class->label)) == NULL && PyErr_Occurred()) {
+            return -1;
+        }
+    }
+    return 0;
 }
 
 PyDoc_STRVAR(compete_doc,
-"compete(found, at, streams, sizes, seen, won) -> int\n\n"
-"Lets rows contest the slots of a full store, each in the stream of its label, as long as nothing else is to be seen to:\n"
-"points to be drawn, another stream that must give a row up, rows to go that are not known.\n\n"
+"compete(labels, slots, streams, sizes, full, seen, books, meet)\n\n"
+"Lets rows of equal weight contest the slots of a store, each in the stream of its label.\n\n"
 "Args:\n"
-"    found: rows that may win, as from contenders.\n"
-"    at: the first of them whose turn it is.\n"
+"    labels: of the rows.\n"
+"    slots: int64, -1; receives the slot that each row has in the end.\n"
 "    streams: by label.\n"
 "    sizes: a heap of (-rows held, order, label) of the streams.\n"
-"    seen: the id of the first row of the batch.\n"
-"    won: lists of slots, rows, heights and labels, to which those of the rows that win are added.\n\n"
-"Returns:\n"
-"    The first whose turn has not come.");
+"    full: whether the store is.\n"
+"    seen: the id of the first row.\n"
+"    books: of every slot, the id, the key, the rank and the label of its row; written.\n"
+"    meet: called with (label, row, slots) of each row of which more is to be seen to: a stream to be made, points to be\n"
+"        drawn, another stream that must give a row up, rows held that are not known.");
 
 static PyObject *
 compete(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
 {
-    if (n_args != 6 || !PyList_Check(args[0]) || !PyDict_Check(args[2]) || !PyList_Check(args[3]) ||
-        !PyTuple_Check(args[5]) || PyTuple_GET_SIZE(args[5]) != 4) {
-        PyErr_SetString(PyExc_TypeError, "compete expects a list, a number, a dict, a list, a number and 4 lists");
+    Array arrays[2];
+    Arena arena;
+    if (n_args != 8) {
+        PyErr_SetString(PyExc_TypeError, "compete expects 8 arguments");
         return NULL;
     }
-    Py_ssize_t at = PyLong_AsSsize_t(args[1]);
-    const long long seen = PyLong_AsLongLong(args[4]);
-    int done = PyErr_Occurred() ? -1 : 1;
-    for (; done == 1 && at < PyList_GET_SIZE(args[0]); at += done) {
-        PyObject *entry = PyList_GET_ITEM(args[0], at);
-        if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 3) {
-            PyErr_SetString(PyExc_TypeError, "expected rows as from contenders");
-            return NULL;
+    const int opened = open_arrays(args, arrays, 2, 1);
+    if (opened == 2 && arrays[0].length != arrays[1].length) {
+        PyErr_SetString(PyExc_ValueError, "expected as many slots as labels");
+    } else if (opened == 2) {
+        if (open_arena(&arena, args + 2) == 0) {
+            Classes classes;
+            if (find_classes(&classes, arrays[0].view.buf, arrays[0].length, arena.streams) == 0) {
+                run_arena(&arena, &classes, args[1], arrays[1].view.buf);
+            }
+            free_classes(&classes);
         }
-        done = meet(PyTuple_GET_ITEM(entry, 0), PyTuple_GET_ITEM(entry, 1),
-                    PyFloat_AsDouble(PyTuple_GET_ITEM(entry, 2)), args[2], args[3], seen, args[5]);
-        if (done < 0) {
+        close_arrays(arena.books, arena.opened);
+    }
+    close_arrays(arrays, opened);
+    if (PyErr_Occurred()) {
+        return NULL;
+    }
+    Py_RETURN_NONE;
+}
+
+/* Where the labels of an open batch lie, if they are int64; NULL if not. */
+static const int64_t *
+labels_in(PyObject *columns, PyObject *group, const Lane *lanes)
+{
+    PyObject *name, *column;
+    Py_ssize_t at = 0;
+    const int64_t *found = NULL;
+    for (; PyDict_Next(columns, &at, &name, &column); lanes++) {
+        if (name == group || PyObject_RichCompareBool(name, group, Py_EQ) == 1) {
+            PyObject *lane = PyObject_GetAttr(column, name_lane), *dtype, *shape;
+            Lane unused;
+            if (lane != NULL && read_lane(lane, &unused, &dtype, &shape) == 0 && dtype == whole_type &&
+                PyTuple_GET_SIZE(shape) == 0) {
+                found = (const int64_t *)lanes->from;
+            }
+            Py_XDECREF(lane);
             break;
         }
     }
-    return done < 0 ? NULL : PyLong_FromSsize_t(at);
+    return found;
+}
+
+PyDoc_STRVAR(add_labelled_doc,
+"add_labelled(batch, columns, group, streams, sizes, full, seen, books, meet) -> (Tensor, int, int) | None\n\n"
+"Lets the rows of a batch `compete` by the labels in its column `group`, and copies those that stay.\n\n"
+"Returns:\n"
+"    The slot of each row, or -1; how many rows there were, and how many were taken. None, and nothing is changed, if\n"
+"    the batch cannot be copied as it is (see open_batch), or a row that may win holds a number that is not finite.");
+
+static PyObject *
+add_labelled(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t n_args)
+{
+    Lane some[8], *lanes = some;
+    Arena arena;
+    Classes classes = {0, 0, NULL, NULL};
+    PyObject *result = NULL, *array = NULL, *tensor = NULL;
+    int64_t *rows = NULL;
+    if (n_args != 9 || !PyDict_Check(args[1])) {
+        PyErr_SetString(PyExc_TypeError, "add_labelled expects a batch, a dict of columns and 7 others");
+        return NULL;
+    }
+    const Py_ssize_t n_lanes = PyDict_GET_SIZE(args[1]);
+    if (!PyDict_CheckExact(args[0]) || PyDict_GET_SIZE(args[0]) != n_lanes) {
+        Py_RETURN_NONE;
+    }
+    if (n_lanes > 8 && (lanes = PyMem_Malloc((size_t)n_lanes * sizeof(Lane))) == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (open_arena(&arena, args + 3) < 0) {
+        goto done;
+    }
+    const Py_ssize_t n = open_columns(args[0], args[1], lanes);
+    const int64_t *labels = n < 1 ? NULL : labels_in(args[1], args[2], lanes);
+    if (labels == NULL) {
+        PyErr_Clear();
+        result = Py_NewRef(Py_None); /* the caller takes a closer look */
+        goto done;
+    }
+    Py_buffer view;
+    if (find_classes(&classes, labels, n, arena.streams) < 0 || new_slots(n, &tensor, &array, &view) < 0) {
+        goto done;
+    }
+    int64_t *slots = view.buf;
+    if ((rows = PyMem_Malloc(2 * (size_t)n * sizeof(int64_t))) == NULL) {
+        PyErr_NoMemory();
+    } else if (!rows_finite(lanes, (int)n_lanes, rows, find_contenders(&classes, rows))) {
+        result = Py_NewRef(Py_None);
+    } else {
+        const int failed = run_arena(&arena, &classes, array, slots) < 0;
+        int64_t *places = rows + n;
+        Py_ssize_t count = 0;
+        for (Py_ssize_t i = 0; i < n; i++) {
+            if (slots[i] >= 0) {
+                rows[count] = i;
+                places[count++] = slots[i];
+            }
+        }
+        copy_rows(lanes, (int)n_lanes, rows, places, count); /* after an error, too, they are in the books */
+        result = failed ? NULL : Py_BuildValue("Onn", tensor, n, count);
+    }
+    PyBuffer_Release(&view);
+done:
+    close_arrays(arena.books, arena.opened);
+    free_classes(&classes);
+    PyMem_Free(rows);
+    Py_XDECREF(array);
+    Py_XDECREF(tensor);
+    if (lanes != some) {
+        PyMem_Free(lanes);
+    }
+    return result;
 }
 
 /* The place among `n` rising numbers, the first that is greater than `x`; the last one if there is none. */
@@ -1589,13 +1768,13 @@ done:
 }
 
 static PyMethodDef methods[] = {
+    {"add_labelled", (PyCFunction)(void (*)(void))add_labelled, METH_FASTCALL, add_labelled_doc},
     {"challenge", (PyCFunction)(void (*)(void))challenge, METH_FASTCALL, challenge_doc},
     {"compete", (PyCFunction)(void (*)(void))compete, METH_FASTCALL, compete_doc},
     {"contenders", (PyCFunction)(void (*)(void))contenders, METH_FASTCALL, contenders_doc},
     {"contest", (PyCFunction)(void (*)(void))contest, METH_FASTCALL, contest_doc},
     {"copy", (PyCFunction)(void (*)(void))copy, METH_FASTCALL, copy_doc},
     {"draw", (PyCFunction)(void (*)(void))draw, METH_FASTCALL, draw_doc},
-    {"enter", (PyCFunction)(void (*)(void))enter, METH_FASTCALL, enter_doc},
     {"fill", (PyCFunction)(void (*)(void))fill, METH_FASTCALL, fill_doc},
     {"finite", (PyCFunction)(void (*)(void))finite_rows, METH_FASTCALL, finite_doc},
     {"gather", (PyCFunction)(void (*)(void))gather, METH_FASTCALL, gather_doc},
@@ -1640,6 +1819,7 @@ PyInit__loops(void)
         {&as_tensor, "torch", "from_numpy"},
         {&new_array, "numpy", "empty"},
         {&whole_numbers, "numpy", "int64"},
+        {&whole_type, "torch", "int64"},
     };
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) {
         PyObject *from = PyImport_ImportModule(others[i].module);
@@ -1650,7 +1830,7 @@ PyInit__loops(void)
         }
     }
     PyObject *made = PyModule_Create(&module);
-    if (made != NULL && (PyModule_AddType(made, &intake_type) < 0 ||
+    if (made != NULL && (PyModule_AddType(made, &intake_type) < 0 || PyModule_AddType(made, &stream_type) < 0 ||
                          PyModule_AddObject(made, "source", PyLong_FromUnsignedLong(SOURCE)) < 0)) {
         Py_CLEAR(made);
     }

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import insort
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,23 +31,13 @@ from torch import Tensor
 from ..loops import loops
 from .books import Books
 from .columns import Storage
-from .look_ahead import NOTHING, Accepted, LookAhead, Reserve, contest
-from .stream import Contenders, Stream
+from .look_ahead import NOTHING, Accepted, LookAhead, Reserve, contest, lowest_by_row
+from .stream import Stream
 from .table import OpenBatch
 
 
 class Admission(Books):
     """The competition of new rows for the slots of a store; its arguments are those of `Books`."""
-
-    def __init__(self, capacity: int, generator: torch.Generator, grouped: bool) -> None:
-        super().__init__(capacity, generator, grouped)
-        self._slots: list[int] = []  # what the rows of the batch at hand have won, not yet in the books
-        self._rows: list[int] = []
-        self._heights: list[float] = []
-        self._labels: list[int] = []
-        self._accepted: dict[int, int] = {}  # slot: row, of the batch at hand
-        self._sink: tuple[bytes, NDArray[np.int64]] | None = None  # where its rows go at once, if so
-        self._sunk = 0  # how many did
 
     def foreseen(self, n: int) -> Accepted | None:
         """What the next ``n`` rows, of equal weight, will win, if that is known already."""
@@ -107,26 +96,26 @@ class Admission(Books):
         return torch.from_numpy(slots), n, taken
 
     def copy_in_labelled(
-        self, batch: OpenBatch, labels: Sequence[int] | NDArray[np.int64]
+        self, batch: Mapping[str, Any], columns: Mapping[str, Storage], group: str
     ) -> tuple[Tensor, int, int] | None:
-        """`copy_in` for rows that compete in the streams of their labels."""
-        n, lanes = batch
-        if self._fits(n):
-            return self._copy_fill(batch, labels.tolist() if isinstance(labels, np.ndarray) else list(labels))
+        """`copy_in` for rows that compete in the streams of their labels, which are in column ``group``."""
         if loops is None:
             return None
-        known = loops.contenders(labels, self.streams, lanes)
-        if known is None:
-            return None
-        slots = np.empty(n, np.int64)
-        slots.fill(-1)  # np.full takes several times as long
-        self._sink = lanes, slots
-        self._offer_labelled(Contenders(*known))
-        self._write()
-        self._sink = None
-        self.seen += n
-        taken, self._sunk = self._sunk, 0
-        return torch.from_numpy(slots), n, taken
+        if self.size < self.capacity and (opened := loops.open_batch(batch, columns)) and self._fits(opened[0]):
+            labels = batch[group]
+            return (
+                self._copy_fill(opened, labels.tolist()) if labels.dtype is torch.int64 and labels.dim() == 1 else None
+            )
+        done: tuple[Tensor, int, int] | None = loops.add_labelled(batch, columns, group, *self._arena, self._meet)
+        if done is not None:
+            self.seen += done[1]
+        return done
+
+    @property
+    def _arena(self) -> tuple[Any, ...]:
+        """What compiled code must know to let rows compete."""
+        books = self.ids, self.keys, self.ranks, self.labels
+        return self.streams, self._sizes, self.size == self.capacity, self.seen, books
 
     def take_in(self, accepted: Accepted, n: int) -> None:
         """Enters what the next ``n`` rows win, as `foreseen`."""
@@ -151,7 +140,6 @@ class Admission(Books):
         labels: Sequence[int] | None = None,
         weights: NDArray[np.float64] | None = None,
         keys: NDArray[np.float64] | None = None,
-        contenders: Contenders | None = None,
     ) -> Accepted:
         """The next ``n`` rows of the stream compete, and what they win is entered in the books.
 
@@ -159,29 +147,24 @@ class Admission(Books):
             labels: the stream of each row, when grouped.
             weights: of each row, not negative; equal if None. A row without weight is never kept.
             keys: of each row, (n,); None draws them by jumps.
-            contenders: of these labels, if they are known already.
         """
         if keys is None and weights is None and (labels is None or self._fits(n)):
             return self._offer_equal(n) if labels is None else self._fill(n, labels)
         if keys is not None and labels is None:
             return self._offer_keys(keys)
+        slots = np.full(n, -1)
         if keys is not None and labels is not None:
             for row, (label, key) in enumerate(zip(labels, keys.tolist(), strict=True)):
-                self._enter(self._stream(label), row, -key)
-        elif weights is not None:
-            self._offer_weighted([0] * n if labels is None else labels, weights)
-        elif labels is not None:
-            self._offer_labelled(contenders or self.contenders(labels))
-        self._write()
-        if not self._accepted:
-            self.seen += n
-            return NOTHING
-        n_accepted = len(self._accepted)
-        slots = np.fromiter(self._accepted, np.int64, n_accepted)
-        rows = np.fromiter(self._accepted.values(), np.int64, n_accepted)
-        self._accepted = {}
+                self._enter(self._stream(label), row, -key, slots)
+        elif weights is None and loops is not None:
+            loops.compete(np.array(labels, np.int64), slots, *self._arena, self._meet)
+        else:
+            of_rows = [1.0] * n if weights is None else weights.tolist()
+            for row, (label, weight) in enumerate(zip(labels or [0] * n, of_rows, strict=True)):
+                self._meet(label, row, slots, weight)
         self.seen += n
-        return Accepted(rows, slots, self.keys[slots])
+        rows = np.flatnonzero(slots >= 0)
+        return Accepted(rows, slots[rows], self.keys[slots[rows]])
 
     def _offer_keys(self, keys: NDArray[np.float64]) -> Accepted:
         """Rows with keys of their own in one stream."""
@@ -260,7 +243,7 @@ class Admission(Books):
             if not spare:
                 stream.threshold = max(stream.threshold, -self._leaving(1).heights[0])
             self._draw_points(stream)
-        rows, heights, stop = stream.lowest_by_row()
+        rows, heights, stop = lowest_by_row(stream.points, stream.heights, -stream.threshold)
         if not spare:
             ahead, self._reserve = contest(rows, heights, stop, self._leaving(len(rows)))
             return ahead
@@ -274,75 +257,38 @@ class Admission(Books):
             self._reserve = Reserve.of(-self.keys[: self.size], self.ids[: self.size], n)
         return self._reserve
 
-    def _offer_labelled(self, contenders: Contenders) -> None:
-        """Rows of equal weight, each in the stream of its label."""
-        streams, at = self.streams, 0
-        while at < len(contenders.found):
-            if loops is not None and self.size == self.capacity:
-                won = self._slots, self._rows, self._heights, self._labels
-                at = loops.compete(contenders.found, at, streams, self._sizes, self.seen, won)
-                if at == len(contenders.found):
-                    break
-            row, label, end = contenders.found[at]
-            stream = streams.get(label)
-            if stream is None or stream.next == -math.inf:
-                self._meet(self._stream(label), row, end, 1.0)
-            elif stream.next < end:
-                self._enter(stream, row, self._lowest(stream, end))
-            at += 1
-        for label, end in contenders.ends.items():
-            self.streams[label].mass = end
-
-    def contenders(self, labels: Sequence[int]) -> Contenders:
+    def contenders(self, labels: Sequence[int]) -> NDArray[np.int64]:
         """Which of the next rows, of equal weight, may be kept in the streams of their labels. Nothing changes."""
+        rows = np.empty(len(labels), np.int64)
         if loops is not None:
-            return Contenders(*loops.contenders(labels, self.streams))
-        ends: dict[int, float] = {}
-        found: list[tuple[int, int, float]] = []
-        for label, n in Counter(labels).items():
+            return rows[: loops.contenders(np.array(labels, np.int64), self.streams, rows)]
+        at: dict[int, tuple[float, int]] = {}
+        n = 0
+        for row, label in enumerate(labels):
             stream = self.streams.get(label)
-            start = 0.0 if stream is None else stream.mass
-            ends[label] = start + n
-            own: Iterable[int] = range(n)
-            if stream is not None and stream.next > -math.inf:
-                if stream.next >= start + n:
+            if stream is not None and len(stream.points):
+                start, before = at.get(label, (stream.mass, stream.cursor))
+                cursor = before + int(stream.points[before:].searchsorted(start + 1))
+                at[label] = start + 1, cursor
+                if before == cursor < len(stream.points):
                     continue
-                # rows with a point above them, and those beyond the last point
-                points = stream.points[stream.cursor : int(stream.points.searchsorted(start + n))]
-                own = set((points - start).astype(np.int64).tolist())
-                if stream.points[-1] < start + n:
-                    own.update(range(int(stream.points[-1] - start), n))
-            at = -1
-            for i in range(max(own) + 1):
-                at = labels.index(label, at + 1)
-                if i in own:
-                    found.append((at, label, start + i + 1.0))
-        found.sort()
-        return Contenders(ends, found)
+            rows[n] = row  # has a point above it, or lies beyond the last one
+            n += 1
+        return rows[:n]
 
-    def _offer_weighted(self, labels: Sequence[int], weights: NDArray[np.float64]) -> None:
-        """Rows of differing weight."""
-        for row, (label, weight) in enumerate(zip(labels, weights.tolist(), strict=True)):
-            stream = self._stream(label)
-            end = stream.mass + weight
-            if weight:
-                self._meet(stream, row, end, weight)
-            stream.mass = end
-
-    def _meet(self, stream: Stream, row: int, end: float, weight: float) -> None:
-        """Row ``row``, which ends at ``end`` on the weight axis, meets the points above it."""
-        if stream.next >= end:
-            return
-        if stream.threshold == -math.inf:
+    def _meet(self, label: int, row: int, slots: NDArray[np.int64], weight: float = 1.0) -> None:
+        """The next row of the stream of ``label``, row ``row`` of the batch, meets the points above it."""
+        stream = self._stream(label)
+        end = stream.mass + weight
+        if weight and stream.threshold == -math.inf:
             # the logarithm of an array: that of a number differs from it in the last bit on some processors
-            self._enter(stream, row, -float(np.log1p(-self.uniforms.take(1))[0]) / weight)
-            return
-        if stream.next == -math.inf:
-            if not len(stream.points):
-                stream.mass = end - weight
-            self._lower_bar(stream)
-        if stream.next < end:
-            self._enter(stream, row, self._lowest(stream, end))
+            self._enter(stream, row, -float(np.log1p(-self.uniforms.take(1))[0]) / weight, slots)
+        elif weight:
+            if stream.next == -math.inf:
+                self._lower_bar(stream)
+            if stream.next < end:
+                self._enter(stream, row, self._lowest(stream, end), slots)
+        stream.mass = end
 
     def _lower_bar(self, stream: Stream) -> None:
         """Draws the next block of points, below the worst row of the stream if that is the one to go."""
@@ -366,19 +312,17 @@ class Admission(Books):
     def _lowest(self, stream: Stream, end: float) -> float:
         """The lowest height among the points before ``end``, which are used up; there is at least one."""
         lowest = math.inf
-        ahead = stream.ahead
         while stream.next < end:
-            lowest = min(lowest, ahead[stream.cursor][1])
+            lowest = min(lowest, float(stream.heights[stream.cursor]))
             stream.cursor += 1
-            if stream.cursor == len(ahead):
+            if stream.cursor == len(stream.points):
                 self._lower_bar(stream)
-                ahead = stream.ahead
             else:
-                stream.next = ahead[stream.cursor][0]
+                stream.next = float(stream.points[stream.cursor])
         return lowest
 
-    def _enter(self, stream: Stream, row: int, height: float) -> None:
-        """Row ``row`` of the batch, whose key is ``-height``, contests a slot."""
+    def _enter(self, stream: Stream, row: int, height: float, slots: NDArray[np.int64]) -> None:
+        """Row ``row`` of the batch, whose key is ``-height``, contests a slot; ``slots`` are those of the batch."""
         if -height <= stream.threshold:
             return
         if self.size < self.capacity:
@@ -387,7 +331,7 @@ class Admission(Books):
             self._count(stream, 1)
         else:
             giver = self._giver(stream) if self.grouped else stream
-            worst, _, slot = giver.pool[-1] if giver.pool else self._worst(giver)
+            worst, _, slot = self._worst(giver)
             if giver is stream:
                 if height >= worst:
                     stream.threshold = -height
@@ -395,15 +339,19 @@ class Admission(Books):
             else:
                 self._count(giver, -1)
                 self._count(stream, 1)
-            giver.pool.pop()
+            giver.pop()
             giver.threshold = max(giver.threshold, -worst)
-        self._slots.append(slot)
-        self._rows.append(row)
-        self._heights.append(height)
+            before = int(self.ids[slot]) - self.seen
+            if 0 <= before < len(slots) and slots[before] == slot:
+                slots[before] = -1
+        slots[row] = slot
+        self.ids[slot] = self.seen + row
+        self.keys[slot] = -height
+        self.ranks[slot] = -1
         if self.grouped:
-            self._labels.append(stream.label)
-        if height >= stream.bound:
-            insort(stream.pool, (height, self.seen + row, slot))
+            self.labels[slot] = stream.label
+        if stream.known:
+            stream.push(height, self.seen + row, slot)
 
     def _giver(self, stream: Stream) -> Stream:
         """Who makes room when the store is full: the largest stream, or ``stream`` if it is as large but for one row.
@@ -421,49 +369,7 @@ class Admission(Books):
 
     def _worst(self, stream: Stream) -> tuple[float, int, int]:
         """(-key, id, slot) of the row of ``stream`` that goes first: the lowest key, of equal ones the newest."""
-        return stream.pool[-1] if stream.pool else self._worst_of(stream, 1)[-1]
-
-    def _worst_of(self, stream: Stream, n: int) -> list[tuple[float, int, int]]:
-        """The pool of ``stream``, made anew if it has fewer than ``n`` rows; those to go first come last."""
-        if len(stream.pool) < n and (not stream.pool or stream.bound > -math.inf):
-            self._write()
-            slots = np.flatnonzero(self.labels[: self.size] == stream.label) if self.grouped else np.arange(self.size)
-            heights = -self.keys[slots]
-            stream.bound = -math.inf
-            spare = len(slots) - max(512, n, len(slots) // 8)
-            if spare > 0:
-                stream.bound = float(np.partition(heights, spare)[spare])
-                near = heights >= stream.bound
-                slots, heights = slots[near], heights[near]
-            ids = self.ids[slots]
-            order = np.lexsort((ids, heights))
-            columns = (heights[order].tolist(), ids[order].tolist(), slots[order].tolist())
-            stream.pool = list(zip(*columns, strict=True))
-        return stream.pool
-
-    def _write(self) -> None:
-        """Enters in the books what was won; a slot won twice goes to the later row."""
-        if not self._slots:
-            return
-        if self._sink is not None and loops is not None:
-            won = self._slots, self._rows, self._heights, self._labels
-            loops.enter(*won, self.seen, self.ids, self.keys, self.ranks, self.labels, *self._sink)
-            self._sunk += len(self._slots)
-            self._slots, self._rows, self._heights, self._labels = [], [], [], []
-            return
-        if len(self._slots) <= 8:  # numbers one by one are quicker than arrays of a few
-            for i, slot in enumerate(self._slots):
-                self.ids[slot] = self._rows[i] + self.seen
-                self.keys[slot] = -self._heights[i]
-                self.ranks[slot] = -1
-                if self.grouped:
-                    self.labels[slot] = self._labels[i]
-        else:
-            slots = np.array(self._slots)
-            self.ids[slots] = np.array(self._rows) + self.seen
-            self.keys[slots] = -np.array(self._heights)
-            self.ranks[slots] = -1
-            if self.grouped:
-                self.labels[slots] = self._labels
-        self._accepted.update(zip(self._slots, self._rows, strict=True))
-        self._slots, self._rows, self._heights, self._labels = [], [], [], []
+        if not stream.known:
+            own = np.flatnonzero(self.labels[: self.size] == stream.label) if self.grouped else np.arange(self.size)
+            stream.hold(-self.keys[own], self.ids[own], own)
+        return stream.worst()

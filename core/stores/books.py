@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .look_ahead import NOTHING, Accepted, LookAhead, Reserve
-from .stream import Stream
+from .stream import Stream, new_stream
 from .uniforms import Uniforms
 
 
@@ -51,7 +50,7 @@ class Books:
         stream = self.streams.get(label)
         if stream is None:
             last = next(reversed(self.streams.values()), None)
-            stream = self.streams[label] = Stream(label, 0 if last is None else last.order + 1)
+            stream = self.streams[label] = new_stream(label, 0 if last is None else last.order + 1)
         return stream
 
     def _count(self, stream: Stream, change: int) -> None:
@@ -59,7 +58,7 @@ class Books:
         if self.grouped:
             heapq.heappush(self._sizes, (-stream.count, stream.order, stream.label))
             if len(self._sizes) > 64 + 4 * len(self.streams):
-                self._sizes = [(-s.count, s.order, s.label) for s in self.streams.values()]
+                self._sizes[:] = [(-s.count, s.order, s.label) for s in self.streams.values()]
                 heapq.heapify(self._sizes)
 
     def _catch_up(self, stream: Stream) -> None:
@@ -147,7 +146,8 @@ class Books:
             self._stream(label)
         self._sizes = []
         for stream in self.streams.values():
-            stream.pool, stream.bound, stream.count = [], math.inf, 0
+            stream.forget()
+            stream.count = 0
             self._count(stream, counts.get(stream.label, 0))
 
     def drop(self, labels: Iterable[int]) -> None:

@@ -165,7 +165,7 @@ class Keeper:
 
     def _hopeful(self, n: int, labels: list[int] | None) -> NDArray[np.int64] | None:
         if labels is not None:
-            return self._books.contenders(labels).rows
+            return self._books.contenders(labels)
         accepted = self._books.foreseen(n)
         return None if accepted is None else accepted.rows
 
@@ -189,12 +189,8 @@ class Keeper:
         if self._equal and among is None:
             if self._group is None:
                 done = self._books.copy_in(batch, self._table.columns)
-            elif (opened := self._table.open(batch)) is not None and opened[0]:
-                given = batch[self._group]
-                labels = given.numpy() if given.dtype is torch.int64 and given.dim() == 1 else self._labels(batch)
-                done = self._books.copy_in_labelled(opened, labels)
             else:
-                done = None
+                done = self._books.copy_in_labelled(batch, self._table.columns, self._group)
             if done is not None:
                 if done[2]:
                     self._pool.changed()
@@ -227,9 +223,9 @@ class Keeper:
         elif not self._shrinks(values):
             accepted = books.foreseen(n)
         if accepted is None:
-            incoming = Incoming(self._table, values, n, None if contenders is None else contenders.rows)
+            incoming = Incoming(self._table, values, n, contenders)
             self._make_room(values)  # moves nothing where rows can be copied as they are: they are of one width
-            accepted = books.offer(n, labels, weights, keys, contenders)
+            accepted = books.offer(n, labels, weights, keys)
         else:
             incoming = Incoming(self._table, values, n, accepted.rows)
             if len(accepted.rows):

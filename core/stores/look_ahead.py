@@ -113,6 +113,37 @@ class LookAhead:
         return -float(self._lost[known - 1]) if known else -math.inf
 
 
+def lowest_by_row(
+    points: NDArray[np.float64], heights: NDArray[np.float64], bar: float
+) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
+    """Of points (rising) with heights, on the axis of the rows: the rows before that of the last point which have one
+    below ``bar``, the lowest height of each; and that last row."""
+    rows, lowest = np.empty(len(points), np.int64), np.empty(len(points))
+    run = _lowest_by_row if loops is None else loops.lowest_by_row
+    n = run(points, heights, bar, rows, lowest)
+    return rows[:n], lowest[:n], int(points[-1])
+
+
+def _lowest_by_row(
+    points: NDArray[np.float64],
+    heights: NDArray[np.float64],
+    bar: float,
+    rows: NDArray[np.int64],
+    lowest: NDArray[np.float64],
+) -> int:
+    """`lowest_by_row` in Python: writes the rows and their heights, and returns how many they are."""
+    at = points.astype(np.int64)
+    at = at[: at.searchsorted(at[-1])]
+    first = np.flatnonzero(np.diff(at, prepend=-1))
+    if not len(first):
+        return 0
+    low = np.minimum.reduceat(heights[: len(at)], first)
+    below = low < bar
+    n = int(below.sum())
+    rows[:n], lowest[:n] = at[first[below]], low[below]
+    return n
+
+
 def contest(
     rows: NDArray[np.int64], heights: NDArray[np.float64], stop: int, reserve: Reserve
 ) -> tuple[LookAhead, Reserve]:

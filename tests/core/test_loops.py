@@ -227,7 +227,7 @@ def test_the_lowest_points_of_rows_are_the_same_in_python(points: list[tuple[flo
     assert compiled is not None
     at, heights = np.array(sorted(points)).T.copy()
     found = []
-    for way in (compiled.lowest_by_row, stream._lowest_by_row):
+    for way in (compiled.lowest_by_row, look_ahead._lowest_by_row):
         rows, lowest = np.empty(len(at), np.int64), np.empty(len(at))
         n = way(at, heights, bar, rows, lowest)
         found.append((rows[:n].tolist(), lowest[:n].tolist()))
@@ -272,8 +272,81 @@ def test_contenders_are_the_same_in_python(classes: int, seed: int, sizes: list[
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(admission, "loops", None)
             slow = books.contenders(labels)
-        assert fast == slow
+        assert np.array_equal(fast, slow)
         books.offer(n, labels)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 5), max_size=60), st.integers(0, 20))
+def test_the_rows_of_a_stream_go_in_the_same_order_in_python(heights: list[int], held: int) -> None:
+    assert compiled is not None
+    both = stream.Stream(7, 1), compiled.Stream(7, 1)
+    column = np.array(heights[:held], np.float64)
+    for one in both:
+        assert (one.label, one.order, one.count, one.mass, one.threshold, one.known) == (7, 1, 0, 0.0, -math.inf, False)
+        one.hold(column, np.arange(len(column)), 2 * np.arange(len(column)))
+        assert one.known
+    left = len(column)
+    for i, height in enumerate(heights[held:]):
+        for one in both:
+            one.push(float(height), held + i, 90 + i)
+        left += 1
+        if height % 2:
+            assert both[0].worst() == both[1].worst()
+            left -= 1
+            for one in both:
+                one.pop()
+    for _ in range(left):
+        assert both[0].worst() == both[1].worst()
+        for one in both:
+            one.pop()
+    with pytest.raises(IndexError):
+        both[1].worst()
+    for one in both:
+        one.forget()
+        assert not one.known
+
+
+def test_a_stream_looks_at_points_that_fit() -> None:
+    assert compiled is not None
+    one = compiled.Stream(0, 0)
+    one.look(np.array([1.5, 2.5]), np.array([0.1, 0.2]))
+    assert (one.next, one.cursor, one.points.tolist(), one.heights.tolist()) == (1.5, 0, [1.5, 2.5], [0.1, 0.2])
+    with pytest.raises(ValueError, match="as many heights"):
+        one.look(np.array([1.5]), np.empty(0))
+    with pytest.raises(ValueError, match="same length"):
+        one.hold(np.empty(1), np.empty(0, np.int64), np.empty(1, np.int64))
+    with pytest.raises(TypeError, match="int64"):
+        one.look(np.empty(1, np.float32), np.empty(1))
+    assert one.points.tolist() == [1.5, 2.5]
+    one.look(np.empty(0), np.empty(0))
+    assert one.next == -math.inf
+    with pytest.raises(AttributeError):
+        one.label = 3
+
+
+def test_rows_compete_only_in_books_that_fit() -> None:
+    assert compiled is not None
+    labels, slots, books = np.zeros(2, np.int64), np.full(2, -1), [np.zeros(3, np.int64) for _ in range(4)]
+
+    def compete(slots: np.ndarray, streams: dict, sizes: list, books: tuple) -> None:
+        compiled.compete(labels, slots, streams, sizes, True, 9, books, lambda label, row, slots: None)
+
+    with pytest.raises(ValueError, match="slots"):
+        compete(np.full(3, -1), {}, [], tuple(books))
+    with pytest.raises(ValueError, match="same length"):
+        compete(slots, {}, [], (*books[:3], np.zeros(2, np.int64)))
+    with pytest.raises(TypeError, match="streams"):
+        compete(slots, {0: stream.Stream(0, 0)}, [], tuple(books))
+    one = compiled.Stream(0, 0)
+    one.count = 1
+    one.look(np.array([0.5, 5.0]), np.array([0.1, 0.2]))
+    one.hold(np.array([0.9]), np.array([4]), np.array([3]))  # there is no slot 3
+    with pytest.raises(TypeError, match="heap"):
+        compete(slots, {0: one}, [None], tuple(books))
+    with pytest.raises(IndexError, match="slots of the store"):
+        compete(slots, {0: one}, [(-1, 0, 0)], tuple(books))
+    assert slots.tolist() == [-1, -1]
 
 
 def test_every_row_is_as_likely_to_be_drawn(in_python: Callable[[], None]) -> None:
