@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import inspect
 import json
+import math
 import platform
 import re
 import statistics
@@ -25,6 +27,9 @@ from memreplay.core.loops import loops
 from memreplay.core.retrievers import scan
 
 Work = Callable[[], object]
+
+ROUND = 0.05
+"""Seconds that ours takes in a round, at least: one interruption of a few milliseconds must not make the round."""
 
 
 class Peer(NamedTuple):
@@ -100,7 +105,7 @@ class Bench:
         Args:
             operation: what is timed.
             peers: whom we compare with, by name.
-            calls: of each piece of work per round.
+            calls: of each piece of work per round; more if ours would take less than `ROUND`.
             per: operations in one piece of work; times are divided by it.
             limit: seconds per operation that the machine needs at least.
             clock: CPU time of this thread if None; wall time for what waits for a disk.
@@ -116,15 +121,22 @@ class Bench:
             else:
                 works[name] = other.work, other.per or per
         times: dict[str, list[float]] = {name: [] for name in works}
-        if calls > 1:
-            for work, _ in works.values():
-                work()
+        for work, _ in works.values():
+            work()  # memory that a virtual machine has not used before costs more than most work
+        if not self.quick:
+            start, done = clock(), 0
+            while (took := clock() - start) < ROUND / 10:
+                ours()
+                done += 1
+            calls = max(calls, math.ceil(ROUND * done / took))
+        gc.freeze()  # else a full collection, of all that the peers' libraries hold, falls into somebody's round
         for _ in range(rounds):
             for name, (work, operations) in works.items():
                 start = clock()
                 for _ in range(calls):
                     work()
                 times[name].append((clock() - start) / calls / operations)
+        gc.unfreeze()
         mine = statistics.median(times[""])
         share = None if limit is None else limit / mine
         if len(works) == 1:
@@ -246,6 +258,13 @@ def resident(name: str = "VmRSS") -> int:
     status = Path("/proc/self/status")
     found = re.search(rf"{name}:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return 1024 * int(found[1]) if found else 0
+
+
+def faults() -> int:
+    """Pages that this thread has waited for; 0 where the system does not tell. Those of a file on a disk are protected
+    again whenever the system has written them there, so that the next row for such a page waits."""
+    stat = Path("/proc/thread-self/stat")
+    return int(stat.read_text().rpartition(")")[2].split()[7]) if stat.exists() else 0
 
 
 def forget_peak() -> None:

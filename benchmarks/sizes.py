@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 
 from add import ROWS, batches
-from harness import Bench, forget_peak, main, resident
+from harness import Bench, faults, forget_peak, main, resident
 
 from memreplay.core.stores import Store
 
@@ -28,7 +28,10 @@ def of_size(bench: Bench, capacity: int, path: str | None) -> None:
     where = "RAM" if path is None else "mapped"
     most = (resident("VmHWM") - before) / 1e6
     bench.note(f"{capacity:,} rows, {where}: {store.nbytes / 1e6:.1f} MB stored, at most {most:.1f} MB more in RAM")
+    added, before = store.seen, faults()
     bench.compare(f"add 64, reservoir, full twice over, {capacity:,}, {where}", lambda: store.add(next(feed)))
+    per_batch = (faults() - before) * ROWS / (store.seen - added)
+    bench.note(f"{capacity:,} rows, {where}: {per_batch:.1f} page faults in adding 64")
     bench.compare(f"draw 64 of {capacity:,}, {where}", lambda: store.draw(ROWS), calls=300)
 
 

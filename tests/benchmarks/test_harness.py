@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
 import json
 import sys
@@ -65,7 +66,23 @@ def test_a_folder_has_a_file_for_each_processor(harness, tmp_path, monkeypatch):
 
 def test_ratios_are_of_interleaved_rounds(harness):
     made = harness.Bench()
-    ticks = iter([0.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 13.0, 13.0, 14.0, 14.0, 17.0])
+    ticks = iter([-1.0, 0.0, *[0.0, 1.0, 1.0, 3.0, 3.0, 5.0, 5.0, 13.0, 13.0, 14.0, 14.0, 17.0]])
     made.compare("x", lambda: None, {"peer": (lambda: None, 2.0)}, calls=1, rounds=3, clock=lambda: next(ticks))
     (row,) = made.rows
     assert (row.ours, row.theirs, row.ratio, row.worst, row.must) == (1.0, 3.0, 3.0, 2.0, 2.0)
+
+
+def test_rounds_are_long_enough_and_free_of_what_was_there_before(harness):
+    made, now, done, frozen = harness.Bench(), 0.0, 0, []
+
+    def ours() -> None:
+        nonlocal now, done
+        now += 0.001
+        done += 1
+        frozen.append(gc.get_freeze_count())
+
+    made.compare("x", ours, calls=2, rounds=3, clock=lambda: now)
+    assert made.rows[0].ours == pytest.approx(0.001)
+    assert done >= 3 * harness.ROUND / 0.001
+    assert frozen[0] == 0 < frozen[-1]
+    assert gc.get_freeze_count() == 0

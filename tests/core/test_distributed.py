@@ -69,7 +69,7 @@ def check_equal_to_one_process(processes: int, out: Path, steps: int, *names: st
 
 
 def test_two_processes_equal_one(tmp_path):
-    check_equal_to_one_process(2, tmp_path, 6, "query", "der++", "ragged, balanced")
+    check_equal_to_one_process(2, tmp_path, 6, "query", "verdict", "accumulation", "der++", "ragged, balanced")
 
 
 @pytest.mark.slow

@@ -294,34 +294,60 @@ def remember_often(memory: ReplayMemory) -> None:
 
 
 def normalises_by_the_rows_of_each_process(accelerator: Accelerator) -> None:
-    """Batch statistics are those of each process while it trains, and those of rank 0 afterwards."""
+    """Batch statistics are those of each process while it trains, recalled rows among them, and those of rank 0
+    afterwards."""
     size, rank = accelerator.num_processes, accelerator.process_index
     rows = take(replicated.data(), torch.arange(48))
-    model, plain = replicated.net(nn.BatchNorm1d(16)), replicated.net(nn.BatchNorm1d(16))
-    seen = []
+    for replay in (0, 6):
+        model, plain = replicated.net(nn.BatchNorm1d(16)), replicated.net(nn.BatchNorm1d(16))
+        memory, alone = (
+            ReplayMemory(Store(20), mix=CrossEntropy() + 0.5 * ReplayCrossEntropy(), replay=replay) for _ in range(2)
+        )
+        seen = []
 
-    def epoch_end(progress: Progress) -> None:
-        seen.append([buffer.clone() for buffer in model.buffers()])
+        def epoch_end(progress: Progress, model: nn.Module = model, seen: list[Any] = seen) -> None:
+            seen.append([buffer.clone() for buffer in model.buffers()])
 
-    optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    loader = batches(rows, 12 // size)
-    fit(model, optimizer, loader, epochs=2, accelerator=accelerator, on_epoch_end=epoch_end, progress_bar=False)
-    optimizer = torch.optim.SGD(plain.parameters(), 0.1)
-    for epoch in range(2):
-        loader.sampler.set_epoch(epoch)
-        for index in torch.tensor(list(loader.sampler)).split(12):
-            logits, statistics = [], {}
-            for part in index.chunk(size):
-                logits.append(plain(rows["input"][part]))
-                statistics = statistics or {n: values.clone() for n, values in plain[1].named_buffers()}
-            nn.functional.cross_entropy(torch.cat(logits), rows["label"][index]).backward()
-            plain[1].load_state_dict(statistics, strict=False)
-            optimizer.step()
-            optimizer.zero_grad()
-    torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-9, atol=1e-12)
-    assert seen[1][0].equal(model[1].running_mean)
-    for values in (*model.state_dict().values(), *seen[0]):
-        assert accelerator.gather(values[None]).sub(values).eq(0).all(), rank
+        loader = batches(rows, 12 // size)
+        fit(
+            model,
+            torch.optim.SGD(model.parameters(), 0.1),
+            loader,
+            memory,
+            epochs=2,
+            remember=("input", "label"),
+            accelerator=accelerator,
+            on_epoch_end=epoch_end,
+            progress_bar=False,
+        )
+        optimizer = torch.optim.SGD(plain.parameters(), 0.1)
+        for epoch in range(2):
+            loader.sampler.set_epoch(epoch)
+            for index in torch.tensor(list(loader.sampler)).split(12):
+                batch = take({name: rows[name] for name in ("input", "label")}, index)
+                recalled = (alone.recall() or {}).get("replay")
+                old = {} if recalled is None else take(recalled.columns, torch.arange(replay))
+                logits, old_logits, statistics = [], [], {}
+                for i in range(size):
+                    parts = [part["input"].chunk(size)[i] for part in (batch, old) if part]
+                    outputs = plain(torch.cat(parts)).split([len(part) for part in parts])
+                    logits.append(outputs[0])
+                    old_logits += outputs[1:]
+                    statistics = statistics or {n: values.clone() for n, values in plain[1].named_buffers()}
+                loss = nn.functional.cross_entropy(torch.cat(logits), batch["label"])
+                if old:
+                    loss = loss + 0.5 * nn.functional.cross_entropy(torch.cat(old_logits), old["label"])
+                loss.backward()
+                plain[1].load_state_dict(statistics, strict=False)
+                optimizer.step()
+                optimizer.zero_grad()
+                alone.remember(**batch)
+        torch.testing.assert_close(model.state_dict(), plain.state_dict(), rtol=1e-9, atol=1e-12)
+        assert torch.equal(memory.source.rows().ids, alone.source.rows().ids)
+        assert seen[1][0].equal(model[1].running_mean)
+        for values in (*model.state_dict().values(), *seen[0]):
+            assert accelerator.gather(values[None]).sub(values).eq(0).all(), rank
+        memory.detach()
 
 
 def agrees_in_half_precision(accelerator: Accelerator) -> None:

@@ -9,6 +9,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import ismemberdescriptor
 from pathlib import Path
 from typing import Any
 
@@ -446,7 +447,7 @@ def traces(store: Store, pattern: bytes) -> list[str]:
             return [where for part in thing for where in found(part)]
         if not type(thing).__module__.startswith("memreplay"):
             return []
-        slots = {name: getattr(thing, name) for name in getattr(type(thing), "__slots__", ())}
+        slots = {name: getattr(thing, name) for name, part in vars(type(thing)).items() if ismemberdescriptor(part)}
         return found({**getattr(thing, "__dict__", {}), **slots})
 
     return found({name: value for name, value in vars(store).items() if name != "audit"})

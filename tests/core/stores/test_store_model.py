@@ -504,8 +504,23 @@ TestStore.settings = settings(max_examples=60, stateful_step_count=30, **CALM)
 class LongStoreMachine(StoreMachine):
     """The same for at least 20,000 operations."""
 
+    operations = 0
+
+    @invariant()
+    def counts(self) -> None:
+        LongStoreMachine.operations += 1
+
+    def teardown(self) -> None:
+        super().teardown()
+        LongStoreMachine.operations -= 1  # the start is none
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 class TestStoreAtLength(LongStoreMachine.TestCase):
     settings = settings(max_examples=500, stateful_step_count=50, **CALM)
+
+    def runTest(self) -> None:
+        LongStoreMachine.operations = 0
+        super().runTest()
+        assert LongStoreMachine.operations >= 20_000
