@@ -61,6 +61,8 @@ class Recipe:
         readout: what the memory adds to the head.
         per_class: rows of each class that the memory holds at most.
         balanced: whether every class has the same say in the head, however many rows it has.
+        solved_share: share of the solved head in the logits, beside the head that fine-tuning left, if there is one;
+            None: one half.
         seed: of the memory and of cross-validation.
     """
 
@@ -68,11 +70,14 @@ class Recipe:
     readout: MemoryReadout = field(default_factory=MemoryReadout)
     per_class: int = 100
     balanced: bool = False
+    solved_share: float | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.per_class < 1:
             raise ValueError(f"per_class is {self.per_class}; expected at least 1 row")
+        if self.solved_share is not None and not 0 <= self.solved_share <= 1:
+            raise ValueError(f"solved_share is {self.solved_share}; expected a number from 0 to 1, or None")
 
     @classmethod
     def of_json(cls, saved: Mapping[str, Any]) -> Self:
@@ -137,7 +142,7 @@ class Adapter(Generic[E]):
         self.base: list[int] = []
         """The classes that were learned first."""
         self.head: LinearHead | None = None
-        """From vectors to logits: the solved head, or the mean of it and of the head that fine-tuning left."""
+        """From vectors to logits: the solved head, or that and the tuned one by `Recipe.solved_share`."""
         self.solved: LinearHead | None = None
         """What `Recipe.head` found; on the second half of vectors that have two, if there is a tuned head."""
         self.tuned: LinearHead | None = None
@@ -318,12 +323,13 @@ class Adapter(Generic[E]):
     def _join_heads(self) -> None:
         if self.solved is None:
             return
+        share = 0.5 if self.recipe.solved_share is None else self.recipe.solved_share
         if self.tuned is None:
             self.head = self.solved
         elif self.halved:
-            self.head = self.solved.on_half(1).mean_with(self.tuned.on_half(0))
+            self.head = self.solved.on_half(1).mean_with(self.tuned.on_half(0), share)
         else:
-            self.head = self.solved.mean_with(self.tuned)
+            self.head = self.solved.mean_with(self.tuned, share)
 
     # -- answering ------------------------------------------------------------------------------------------------
 

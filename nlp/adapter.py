@@ -28,6 +28,8 @@ class Recipe(core.Recipe):
         readout: what the memory adds to the head.
         per_class: rows of each class that the memory holds at most.
         balanced: whether every class has the same say in the head, however many rows it has.
+        solved_share: share of the solved head in the logits, beside the head that fine-tuning left, if there is one;
+            None: one half, see `nlp.layers.solved_share`.
         seed: of the memory and of cross-validation.
         label_texts: whether the name of a class, read as a text, counts as one more example of it, unless it is a mere
             number.

@@ -1,4 +1,4 @@
-"""Layers: whether the last layer of an encoder serves best alone, or with the mean of the last few beside it."""
+"""Layers: whether the last layer of an encoder serves best alone, or with the mean of others beside it."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from .classifier import transformer_layers
 from .encoder import TextEncoder
 
 DEPTHS = (1, 3)
+SHARES = (1 / 3, 0.6)
+"""Of a solved head beside a tuned one, without and with need of the layers below the last."""
 
 
 def choose_layers(
@@ -59,22 +61,53 @@ def choose_layers(
     return candidates[max(range(len(right)), key=right.__getitem__)]
 
 
-def with_mean(encoder: TextEncoder, depth: int) -> TextEncoder:
+def solved_share(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    labels: Tensor,
+    names: Sequence[str] = (),
+    *,
+    cache: str | Path | None = None,
+) -> float:
+    """How much say a head that is solved on the mean of layers has beside the one that fine-tuning leaves: more where
+    the examples are told apart better with the layers below than by the last alone, as `choose_layers` finds before the
+    fine-tuning. Afterwards the examples cannot tell: the encoder has learned them.
+
+    On validation texts of CLINC150, which wants the layers below, 0.6 is 0.2 points better than one half at 5 shots and
+    0.1 at 10; on those of BANKING77, which does not, a third is 0.6 and 0.1 points better.
+
+    Args:
+        encoder: before it is fine-tuned.
+        texts: N texts.
+        labels: (N,) int64, the class of each.
+        names: the names of the classes as texts, see `choose_layers`.
+        cache: where embeddings are kept, see `TextEncoder.embed`.
+
+    Raises:
+        ValueError: an empty text, or labels that do not fit the texts.
+    """
+    without, with_layers = SHARES
+    return without if choose_layers(encoder, texts, labels, names, cache=cache) is encoder else with_layers
+
+
+def with_mean(encoder: TextEncoder, depth: int | None = None) -> TextEncoder:
     """The encoder with vectors of two halves, what it gave and the mean of its last ``depth`` layers, see
     `Pooling.also`.
 
     The last layer of an encoder that was fine-tuned has learned to please the head that it was trained under: a second
-    head that is solved on that layer says the same once more. Solved on the mean of all layers that learned it is right
-    where the first one errs: on validation texts of CLINC150, 5 shots, by 0.5 points more than on both halves.
+    head that is solved on that layer says the same once more. Solved on the mean of all layers but the lowest it is
+    right where the first one errs: on validation texts of CLINC150 and BANKING77, 5 and 10 shots, together they are 0.2
+    points better than with the mean of the three layers that learned, and those 0.5 points better than both halves.
 
     Args:
         encoder: it stays as it is.
-        depth: how many layers, from the last; all if there are fewer.
+        depth: how many layers, from the last; all if there are fewer. None: all but the lowest.
 
     Returns:
         An encoder on the same weights.
     """
-    depth = min(depth, len(transformer_layers(encoder)))
+    layers = len(transformer_layers(encoder))
+    depth = max(1, layers - 1) if depth is None else min(depth, layers)
     twin = copy.copy(encoder)
     twin.pooling = replace(encoder.pooling, normalize=True, also=tuple(range(-depth, 0)))
     return twin

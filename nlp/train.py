@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,7 @@ from .data import TextData
 from .embeddings import default_cache
 from .encoder import TextEncoder
 from .evaluate import judge
-from .layers import choose_layers, with_mean
+from .layers import choose_layers, solved_share, with_mean
 from .pooling import Token
 from .precision import Precision
 from .scope import choose_threshold
@@ -56,8 +57,8 @@ def train(
         lora: rank of the corrections that fine-tuning learns instead of weights; null: it learns the weights.
         pooling: which token stands for a text; null: as the encoder's own files say, otherwise the mean of all.
         layers: the mean of these layers; null: the last alone, or where it is not fine-tuned and does better on the
-            texts themselves, the mean of the last two. Vectors of a fine-tuned encoder have the mean of the layers that
-            learned as their second half.
+            texts themselves, the mean of the last two. Vectors of a fine-tuned encoder have the mean of all layers but
+            the lowest as their second half.
         max_length: tokens per text; null: as the encoder's own files say.
         precision: of the encoder in use; with fine-tuning, afterwards.
         mixed_precision: of fine-tuning, as accelerate knows it.
@@ -74,18 +75,21 @@ def train(
     began = time.perf_counter()
     told = spoken(shots.classes)
     names = [readable(shots.classes[place]) for place in told]
+    every = names if len(names) == len(shots.classes) else ()
     head = None
     if tuning is not None:
+        if recipe.solved_share is None:
+            share = solved_share(model, shots.texts, shots.labels, every, cache=cache)
+            recipe = replace(recipe, solved_share=share)
         labels = torch.cat([shots.labels, torch.tensor(told, dtype=torch.int64)])
         texts = [*shots.texts, *names]
         saving: dict[str, Any] = {"out": out / "tuning", "save_every": save_every, "resume": resume}
         model, head = tuning.tune(
             model, texts, labels, lora=lora, seed=seed, accelerator=accelerator, progress_bar=True, **saving
         )
-        model = with_mean(model, tuning.layers)
+        model = with_mean(model)
         cache = None  # these vectors are of no use to another run
     elif layers is None:
-        every = names if len(names) == len(shots.classes) else ()
         model = choose_layers(model, shots.texts, shots.labels, every, cache=cache)
     model.set_precision(precision)
     adapter = TextAdapter(model, recipe)

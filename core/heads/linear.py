@@ -64,8 +64,9 @@ class LinearHead(nn.Module):
         weight[:, half] = math.sqrt(2) * self.weight.detach()
         return LinearHead(weight.flatten(1), self.bias)
 
-    def mean_with(self, other: LinearHead) -> LinearHead:
-        """The linear head whose logits are the mean of those of this one and of ``other``, both with a bias.
+    def mean_with(self, other: LinearHead, share: float = 0.5) -> LinearHead:
+        """The linear head whose logits are ``share`` times those of this one and ``1 - share`` times those of
+        ``other``, both with a bias.
 
         Raises:
             ValueError: a cosine head, or one without a bias.
@@ -78,7 +79,9 @@ class LinearHead(nn.Module):
             raise ValueError("the heads have no bias, or a cosine; expected linear heads with a bias")
         weight = other.weight.detach().to(self.weight)
         bias = other.bias.detach().to(weight)
-        return LinearHead((self.weight.detach() + weight) / 2, (self.bias.detach() + bias) / 2)
+        return LinearHead(
+            share * self.weight.detach() + (1 - share) * weight, share * self.bias.detach() + (1 - share) * bias
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parameters by name, to be saved; see `of_tensors`."""

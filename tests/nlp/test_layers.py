@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from memreplay.core.heads import LogisticRegression
 from memreplay.nlp.adapter import Recipe, TextAdapter
 from memreplay.nlp.data import TextSet
 from memreplay.nlp.encoder import TextEncoder
-from memreplay.nlp.layers import choose_layers, leave_one_out, with_mean
+from memreplay.nlp.layers import SHARES, choose_layers, leave_one_out, solved_share, with_mean
 from memreplay.nlp.pooling import Pooling
 from memreplay.nlp.tuning import Tuning
 
@@ -80,6 +81,17 @@ def test_the_second_half_is_the_mean_of_the_layers(tiny_encoder: str) -> None:
     same = TextEncoder.of_description(both.description(), device="cpu")
     assert same.fingerprint() == both.fingerprint()
     assert with_mean(encoder, 9).pooling.also == (-4, -3, -2, -1)
+    assert with_mean(encoder).pooling.also == (-3, -2, -1)
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_the_solved_head_has_more_say_where_the_layers_below_help(
+    below: bool, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = iter([4, 5] if below else [5, 5])  # with the last layer alone, and with the others
+    monkeypatch.setattr("memreplay.nlp.layers.leave_one_out", lambda *_: next(right))
+    encoder = TextEncoder.load(tiny_encoder, device="cpu")
+    assert solved_share(encoder, TEXTS, LABELS) == SHARES[below]
 
 
 def test_a_head_alone_reads_both_halves_and_two_one_each(tiny_encoder: str, tmp_path: Path) -> None:
@@ -93,9 +105,15 @@ def test_a_head_alone_reads_both_halves_and_two_one_each(tiny_encoder: str, tmp_
         alone = solved(both).softmax(1)
         second = 2**0.5 * both.chunk(2, dim=1)[1]
         beside = LogisticRegression(C=30.0).fit({"feature": second, "label": LABELS}, 3)
-        pair = ((beside(second) + head(tuned.embed(TEXTS))) / 2).softmax(1)
+        said = beside(second), head(tuned.embed(TEXTS))
+        pair, leaning = ((share * said[0] + (1 - share) * said[1]).softmax(1) for share in (0.5, 0.8))
     torch.testing.assert_close(adapter.probabilities(adapter.encoder.embed(TEXTS)), alone)
-    adapter = TextAdapter(adapter.encoder, adapter.recipe)
+    adapter = TextAdapter(adapter.encoder, replace(adapter.recipe, solved_share=0.8))
+    adapter.learn(TextSet.of(TEXTS, labels), tuned=head)
+    adapter.save(tmp_path / "leaning")
+    loaded = TextAdapter.load(tmp_path / "leaning", device="cpu")
+    torch.testing.assert_close(loaded.probabilities(adapter.encoder.embed(TEXTS)), leaning)
+    adapter = TextAdapter(adapter.encoder, replace(adapter.recipe, solved_share=None))
     adapter.learn(TextSet.of(TEXTS, labels), tuned=head)
     torch.testing.assert_close(adapter.probabilities(adapter.encoder.embed(TEXTS)), pair)
     adapter.add_classes(["the balance left", "how do i show it"], ["balance", "balance"])
@@ -119,5 +137,7 @@ def test_bad_arguments_are_named(tiny_encoder: str) -> None:
     encoder = TextEncoder.load(tiny_encoder, device="cpu")
     with pytest.raises(ValueError, match=r"depths is \[0\]"):
         choose_layers(encoder, TEXTS, LABELS, depths=[0])
+    with pytest.raises(ValueError, match=r"solved_share is 1.5; expected a number from 0 to 1"):
+        Recipe(solved_share=1.5)
     with pytest.raises(ValueError, match="labels has 2 rows for 6 texts"):
         choose_layers(encoder, TEXTS, LABELS[:2])
