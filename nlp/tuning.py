@@ -37,7 +37,7 @@ class Tuning:
     Args:
         layers: how many layers learn, from the top; all if there are fewer. The others run without dropout.
         epochs: how often to go through the texts, unless that takes more than ``steps``.
-        steps: at most.
+        steps: at most, but once through all texts.
         lr: learning rate of the layers.
         head_lr: learning rate of the head.
         batch_size: texts per step.
@@ -46,7 +46,7 @@ class Tuning:
 
     layers: int = 3
     epochs: int = 5
-    steps: int = 300
+    steps: int = 150
     lr: float = 4e-4
     head_lr: float = 1e-3
     batch_size: int = 32
@@ -124,7 +124,7 @@ class Tuning:
             ],
             betas=(0.9, 0.98),
         )
-        steps = min(self.steps, self.epochs * len(loader))
+        steps = min(self.epochs * len(loader), max(self.steps, len(loader)))
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _share(step, steps))
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # of dropout

@@ -65,6 +65,16 @@ def test_a_seed_repeats_and_another_does_not(encoder: TextEncoder) -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
+@pytest.mark.parametrize(("epochs", "steps", "taken"), [(5, 4, 4), (5, 2, 3), (1, 100, 3), (2, 100, 6)])
+def test_all_texts_are_seen_once_however_few_steps(
+    epochs: int, steps: int, taken: int, encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr("memreplay.nlp.tuning.fit", lambda *_, steps, **__: asked.append(steps))
+    Tuning(layers=1, epochs=epochs, steps=steps, batch_size=2).tune(encoder, TEXTS, LABELS)
+    assert asked == [taken]
+
+
 def test_vectors_in_training_are_those_in_use(encoder: TextEncoder) -> None:
     texts = [*TEXTS, "i lost it"] * 5  # more tokens altogether than the model has positions
     torch.testing.assert_close(encoder(token_rows(encoder, texts)), encoder.embed(texts))
