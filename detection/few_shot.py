@@ -67,8 +67,8 @@ class FewShot:
         moments: steps at which curves are read,
         curve_shot: with this many boxes.
         mixed_precision: of the base training, as accelerate knows it; with ``bf16`` also of all that the base detector
-            extracts and finds, where fine-tuning itself is in full precision; a processor that has no ``bf16`` does all in
-            full precision.
+            extracts and finds, where fine-tuning itself is in full precision; a processor that has no ``bf16`` does all
+            in full precision.
         pooled: keep so many pooled proposals of each image to judge on, so that it passes the backbone once; one takes
             ``channels`` x ``pool`` x ``pool`` x 2 bytes. None: images pass whole for every figure.
         voc: judge by VOC's own AP50 as well.
