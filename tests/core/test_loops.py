@@ -80,6 +80,32 @@ def test_a_store_is_the_same_in_python(keep, capacity: int, in_python: Callable[
     assert all(torch.equal(a, b) for a, b in zip(fast, slow, strict=True))
 
 
+@pytest.mark.parametrize("kinds", [{}, {"feature": Half()}], ids=["as it comes", "half"])
+@pytest.mark.parametrize("capacity", [3, 50, 400])
+def test_classes_that_are_rare_or_come_late_are_the_same_in_python(
+    capacity: int, kinds: dict[str, Half], in_python: Callable[[], None]
+) -> None:
+    """Where another class must give a row up, and where a class is forgotten and comes back."""
+
+    def run() -> list[torch.Tensor]:
+        memory, generator = Store(capacity, keep=ClassBalanced(Reservoir()), columns=kinds, seed=2), torch.Generator()
+        generator.manual_seed(1)
+        seen = []
+        for step in range(150):
+            share = torch.arange(1, 4 + step // 20, dtype=torch.float64) ** -2.0
+            labels = torch.multinomial(share, 64, True, generator=generator) - 1
+            seen.append(memory.add({"feature": torch.randn(64, 3, generator=generator), "label": labels}))
+            if step % 50 == 40:
+                memory.forget(label=step // 50)
+            if step % 50 == 45:
+                memory.remove(memory.draw(2))
+        return [*seen, memory.rows().ids, *memory.rows().columns.values(), *memory.state_dict()["tensors"].values()]
+
+    fast = run()
+    in_python()
+    assert all(torch.equal(a, b) for a, b in zip(fast, run(), strict=True))
+
+
 @pytest.mark.parametrize("width", [128, 131, 1100])
 @pytest.mark.parametrize("keep", [Reservoir(), ClassBalanced(Reservoir(), "label")], ids=repr)
 def test_long_rows_of_a_large_store_are_the_same_in_python(keep, width: int, in_python: Callable[[], None]) -> None:
