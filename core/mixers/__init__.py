@@ -13,7 +13,7 @@ from .projection import AGem
 from .prototype import PrototypeLoss
 from .schedule import CosineSchedule, LinearSchedule, Schedule
 from .term import Composable, RowTerm, Scaled, Sum, Term, learnable
-from .transform import FeatureNoise, RandomAffine, Transform
+from .transform import FeatureNoise, RandomAffine, RandomElastic, Transform
 from .uncertainty import UncertaintyWeighting
 from .view import Forward, View, joint_forward
 
@@ -36,6 +36,7 @@ __all__ = [
     "MeanSquaredError",
     "PrototypeLoss",
     "RandomAffine",
+    "RandomElastic",
     "ReplayCrossEntropy",
     "ReplayMeanSquaredError",
     "RowTerm",

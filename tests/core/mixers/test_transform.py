@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from memreplay.core.mixers import FeatureNoise, RandomAffine
+from memreplay.core.mixers import FeatureNoise, RandomAffine, RandomElastic
 from memreplay.core.mixers.transform import affine
 
 
@@ -143,3 +143,54 @@ def test_bad_arguments_are_named():
         RandomAffine()({"input": torch.zeros(2, 3)}, generator())
     with pytest.raises(ValueError, match=r"column 'feature' is torch.int64; expected a floating point dtype"):
         FeatureNoise(0.1)({"feature": torch.zeros(2, dtype=torch.int64)}, generator())
+
+
+def test_elastic_without_a_shift_changes_nothing():
+    values = images(3, (5, 8))
+    torch.testing.assert_close(RandomElastic(shift=0.0)({"input": values}, generator())["input"], values)
+
+
+def test_elastic_displacements_have_the_deviation_given_everywhere_and_are_smooth():
+    ramp = torch.arange(24.0).expand(1, 24, 24)  # a pixel's value tells where it comes from, in columns
+    rows = {"input": torch.stack([ramp, ramp.transpose(1, 2)], 1).expand(4000, -1, -1, -1)}
+    moved = RandomElastic(shift=0.03, smooth=0.15, padding="border")(rows, generator())["input"] - rows["input"]
+    inner = moved[:, :, 4:-4, 4:-4]  # where a displacement does not leave the image
+    assert inner.mean().abs() < 0.02
+    torch.testing.assert_close(inner.std(0), torch.full_like(inner[0], 0.03 * 24), rtol=0.06, atol=0)
+    neighbours = (inner[..., 1:] * inner[..., :-1]).mean() / inner.square().mean()
+    assert neighbours > 0.97  # exp(-(1 / (0.15 * 24))^2 / 4) = 0.98
+    assert (inner[:, 0] * inner[:, 1]).mean().abs() < 0.02  # to the right and down are independent
+
+
+def test_elastic_bends_every_image_in_its_own_way_by_the_generator_alone():
+    rows = {"input": images(1).expand(2, -1, -1, -1), "label": torch.tensor([1, 2])}
+    before = torch.get_rng_state()
+    first, again, other = (RandomElastic()(rows, generator(seed)) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first["input"], again["input"])
+    assert not torch.equal(first["input"], other["input"])
+    assert not torch.equal(first["input"][0], first["input"][1])
+    assert torch.equal(first["label"], rows["label"])
+
+
+def test_elastic_keeps_whole_numbers_whole():
+    rows = {"input": (255 * images()).to(torch.uint8)}
+    assert RandomElastic()(rows, generator())["input"].dtype is torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shift": -0.1}, "shift is -0.1; expected a number of at least 0"),
+        ({"smooth": 0.0}, "smooth is 0.0; expected a number above 0"),
+        ({"padding": "wrap"}, "padding is 'wrap'; expected 'zeros', 'border' or 'reflection'"),
+    ],
+)
+def test_elastic_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        RandomElastic(**arguments)
+
+
+def test_elastic_needs_images():
+    with pytest.raises(ValueError, match=r"column 'input' has 2 dimensions; expected images \(B, C, H, W\)"):
+        RandomElastic()({"input": torch.zeros(2, 3)}, generator())
