@@ -16,7 +16,7 @@ def start() -> Iterator[demo.Start]:
         patch.setattr(demo, "BASE", replace(demo.BASE, steps=2))
         patch.setattr(demo, "TUNING", replace(demo.TUNING, steps=2, passes=1))
         patch.setattr(demo, "LEARNING_RATES", (0.001, 0.01))
-        patch.setattr(demo, "SHOWN", ("finetune", "classic", "replay"))
+        patch.setattr(demo, "SHOWN", ("finetune", "replay"))
         yield demo.learn_base(0)
 
 
@@ -24,12 +24,12 @@ def test_a_seed_from_rehearsal_to_figures(start: demo.Start) -> None:
     assert sorted(start.digits) == list(range(10))
     assert set(start.rows["label"].tolist()) == {-1, *range(6)}
     rehearsal = demo.rehearse(start, 0)
-    assert {name: len(values) for name, values in rehearsal.items()} == {"finetune": 2, "classic": 2, "replay": 2}
+    assert {name: len(values) for name, values in rehearsal.items()} == {"finetune": 2, "replay": 2}
     found = demo.measure(start, dict.fromkeys((*demo.SHOWN, demo.FOR_NOVEL), 0.01), 0)
     assert found[demo.FOR_NOVEL] == found["finetune"]
     assert found["finetune"]["bytes"] == 0
     assert found["replay"]["bytes"] > 0
-    assert set(found) == {"before", "finetune", demo.FOR_NOVEL, "classic", "replay", demo.SHUFFLED}
+    assert set(found) == {"before", "finetune", demo.FOR_NOVEL, "replay", demo.SHUFFLED}
     assert all(0 <= of_method["base"] <= 100 for of_method in found.values())
 
 
