@@ -170,9 +170,7 @@ def rehearse(start: Start, seed: int) -> Rehearsal:
     """Tries the learning rates with other boxes and scenes than those of the test."""
     shots = draw(start, seed + 100)
     return {
-        method: [
-            run(start, shots, replace(TUNING, method=method, lr=lr), seed, test=False) for lr in LEARNING_RATES
-        ]
+        method: [run(start, shots, replace(TUNING, method=method, lr=lr), seed, test=False) for lr in LEARNING_RATES]
         for method in SHOWN
     }
 

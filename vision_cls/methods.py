@@ -6,6 +6,7 @@ one pass over the data. The YAML files in ``recipes/`` have the same composition
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
@@ -40,7 +41,7 @@ def er(
     keep: Selector = Reservoir(),  # noqa: B008 (immutable)
     draw: Selector = Uniform(),  # noqa: B008 (immutable)
     when: When = "each_step",
-    transform: Transform | None = None,
+    transform: Transform | Sequence[Transform] | None = None,
     seed: int = 0,
 ) -> Learner:
     """Experience replay: one mean over new and recalled rows (Chaudhry et al., On Tiny Episodic Memories in Continual
@@ -80,7 +81,7 @@ def der_pp(
     keep: Selector = Reservoir(),  # noqa: B008 (immutable)
     draw: Selector = Uniform(),  # noqa: B008 (immutable)
     when: When = "each_step",
-    transform: Transform | None = None,
+    transform: Transform | Sequence[Transform] | None = None,
     seed: int = 0,
 ) -> Learner:
     """DER++: recalled logits and recalled labels, two draws of their own (Buzzega et al., 2020)."""
@@ -158,7 +159,7 @@ def ours(
     beta: float = 1.0,
     *,
     keep: Selector = DiverseReservoir(),  # noqa: B008 (immutable)
-    transform: Transform | None = None,
+    transform: Transform | Sequence[Transform] | None = None,
     decay: float = 0.999,
     seed: int = 0,
 ) -> Learner:

@@ -22,6 +22,7 @@ class Setting:
             then falls to 0 over the last fifth of each task. 0: neither.
         jitter: how far recalled images are turned (degrees), moved (share of the width) and scaled, at most; in joint
             training all images are.
+        bend: how far recalled images are bent: standard deviation of the shift of a pixel, as a share of the width.
         choices: rows of a class that one is chosen from to leave the memory, see `DiverseReservoir`; 0: a reservoir.
     """
 
@@ -35,6 +36,7 @@ class Setting:
     batch_size: int = 10
     average: float = 0.0
     jitter: tuple[float, float, float] | None = None
+    bend: float = 0.0
     choices: int = 0
 
     @property
@@ -85,17 +87,17 @@ TABLE = (
     Setting("ours", 200, None, 0.05, 64, 0.5, average=0.999),
     Setting("ours", 500, None, 0.1, 64, 0.5, average=0.998, choices=1000),
     Setting("ours", 5120, None, 0.1, 64, 0.5, average=0.998),
-    Setting("ours", 200, None, 0.06, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
-    Setting("ours", 500, None, 0.045, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
-    Setting("ours", 5120, None, 0.045, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
+    Setting("ours", 200, None, 0.06, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15), bend=0.04),
+    Setting("ours", 500, None, 0.07, 128, 5 / 3, 10 / 3, average=0.998, jitter=(10, 0.07, 0.1), bend=0.04),
+    Setting("ours", 5120, None, 0.07, 128, 5 / 3, 10 / 3, average=0.998, jitter=(10, 0.07, 0.1), bend=0.04),
     Setting("er", 200, None, 0.1, 64, average=0.998),
     Setting("er", 500, None, 0.1, 64, average=0.998),
     Setting("der++", 200, None, 0.05, 64, 0.5, average=0.999),
     Setting("der++", 500, None, 0.1, 64, 0.5, average=0.998),
     Setting("joint", 0, None, 0.1, average=0.998),
-    Setting("er", 200, None, 0.1, 64, average=0.998, jitter=(15, 0.1, 0.15)),
-    Setting("er", 500, None, 0.1, 64, average=0.998, jitter=(15, 0.1, 0.15)),
-    Setting("der++", 200, None, 0.06, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
-    Setting("der++", 500, None, 0.045, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15)),
-    Setting("joint", 0, None, 0.1, average=0.998, jitter=(15, 0.1, 0.15)),
+    Setting("er", 200, None, 0.1, 64, average=0.998, jitter=(15, 0.1, 0.15), bend=0.04),
+    Setting("er", 500, None, 0.1, 128, average=0.998, jitter=(10, 0.07, 0.1), bend=0.04),
+    Setting("der++", 200, None, 0.06, 64, 5 / 3, 10 / 3, average=0.998, jitter=(15, 0.1, 0.15), bend=0.04),
+    Setting("der++", 500, None, 0.07, 69, 5 / 3, 10 / 3, average=0.998, jitter=(10, 0.07, 0.1), bend=0.04),
+    Setting("joint", 0, None, 0.1, average=0.998, jitter=(10, 0.07, 0.1), bend=0.04),
 )

@@ -171,11 +171,11 @@ def _precision(images: Tensor) -> torch.dtype:
 
 @cache
 def _gaussian(size: int, deviation: float) -> Tensor:
-    """Smooths ``size`` pixels by a Gaussian of so much of their number: (size, size), which makes of independent numbers
-    of variance 1 others of variance 1."""
+    """Smooths ``size`` pixels by a Gaussian of so much of their number: (size, size); independent numbers of variance 1
+    become others of variance 1."""
     at = torch.arange(size, dtype=torch.float64) / size
     weights = torch.exp(-0.5 * ((at[:, None] - at) / deviation) ** 2)
-    return weights / weights.norm(dim=1, keepdim=True)
+    return weights / weights.square().sum(1, keepdim=True).sqrt()
 
 
 def _images(rows: Mapping[str, Tensor], name: str) -> Tensor:

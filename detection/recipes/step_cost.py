@@ -94,7 +94,7 @@ def _seconds(size: Size, backend: str, repetitions: int) -> tuple[list[float], l
     detector = replace(size.detector, backend=backend, weights=None).build(3)  # type: ignore[arg-type]
     for module in detector.modules():
         if type(module).__name__ == "FrozenBatchNorm2d":  # random weights in a hundred layers overflow half precision
-            module.weight.mul_(0.5)  # type: ignore[operator, union-attr]
+            module.weight.mul_(0.5)  # type: ignore[operator]
     scenes = _scenes(size.image, max(2, size.tuning.images))
     tuning = replace(size.tuning, method="replay", passes=1, unmarked=None)
     rows = extract(detector, scenes, batch_size=2)

@@ -30,7 +30,7 @@ from pathlib import Path
 import torch
 
 from ...core.learning_rate import CosineRestarts, FinalDecay
-from ...core.mixers import EMA, RandomAffine
+from ...core.mixers import EMA, RandomAffine, RandomElastic, Transform
 from ...core.protocols.sessions import Sessions
 from ...core.reporting import Results, code_digest
 from ...core.reporting.results import replacing
@@ -52,7 +52,7 @@ _TABLE = _PACKAGE / "vision_cls" / "split_mnist_table.py"  # a run is kept by it
 def learner(setting: Setting, seed: int) -> Learner:
     """The method with an empty memory."""
     n, k = setting.buffer, setting.replay
-    transform = None if setting.jitter is None else jitter(setting)
+    transform = jitter(setting)
     found = Learner()
     match setting.method:
         case "er":
@@ -90,11 +90,15 @@ def stages(setting: Setting, tasks: int) -> list[Stage]:
     return [Stage(epochs=1, batch_size=setting.batch_size, lr=setting.lr, rate=rate)]
 
 
-def jitter(setting: Setting) -> RandomAffine:
+def jitter(setting: Setting) -> tuple[Transform, ...]:
     """What happens to recalled images."""
-    assert setting.jitter is not None
-    degrees, translate, scale = setting.jitter
-    return RandomAffine(degrees, translate, (1 - scale, 1 + scale))
+    found: list[Transform] = []
+    if setting.bend:
+        found.append(RandomElastic(setting.bend))
+    if setting.jitter is not None:
+        degrees, translate, scale = setting.jitter
+        found.append(RandomAffine(degrees, translate, (1 - scale, 1 + scale)))
+    return tuple(found)
 
 
 @cache
@@ -119,9 +123,10 @@ def _learn(setting: Setting, seed: int, train: ImageSet, test: ImageSet) -> dict
         torch.manual_seed(seed)
         model = MLP(1, 28, 10)
     joint = setting.method == "joint"
-    if joint and setting.jitter is not None:  # every image is seen once, so that it may as well be changed beforehand
-        rows = jitter(setting)(train.batch(), torch.Generator().manual_seed(seed))
-        train = replace(train, images=rows["input"])
+    if joint:  # every image is seen once, so that it may as well be changed beforehand
+        generator = torch.Generator().manual_seed(seed)
+        for change in jitter(setting):
+            train = replace(train, images=change(train.batch(), generator)["input"])
     sessions = Sessions(train.labels, base=10 if joint else 2, way=2, shot=None)
     outcome = learn_sessions(
         learner(setting, seed),
