@@ -15,7 +15,8 @@ ER at 200 rows stays below the published figure. A loop written apart from this 
 79.1 ± 1.2 in ten seeds of its own, which agrees with ours: the settings as published do not give more here.
 
 *Ours* takes one step and recalls 64 rows per batch, with jitter at 500 rows 128. Beside it stand parts of it: ER, DER++
-and joint training with the same average, decay and jitter. All that is held beside the network counts as memory, the average included.
+and joint training with the same average, decay and jitter. All that is held beside the network counts as memory, the
+average included.
 """
 
 from __future__ import annotations
