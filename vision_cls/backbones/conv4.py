@@ -38,5 +38,7 @@ class _Block(nn.Module):
         self.norm = nn.BatchNorm2d(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.relu(self.norm(self.convolution(x)))
-        return functional.max_pool2d(x, 2) if x.shape[-1] > 1 else x
+        x = self.norm(self.convolution(x))
+        if x.shape[-1] > 1:  # ReLU of a maximum is the maximum of ReLUs, and a quarter of the work
+            x = functional.max_pool2d(x, 2)
+        return functional.relu(x)
