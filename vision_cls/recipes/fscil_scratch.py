@@ -61,7 +61,7 @@ class Network:
             return TorchvisionModel(3, size, 1, self.name)
 
 
-NETWORKS = {"conv4": Network("conv4", 20), "resnet18": Network("resnet18", 100)}
+NETWORKS = {"conv4": Network("conv4", 6), "resnet18": Network("resnet18", 100)}
 
 
 def reproduce(
@@ -81,7 +81,7 @@ def reproduce(
         data: folder with ``mini_imagenet_fscil``, see `mini_imagenet_stream`; by default ``$MEMREPLAY_DATA``.
         out: folder for the results and checkpoints.
         only: networks, ``conv4`` or ``resnet18``; by default ResNet-18 where there is an accelerator, else Conv4.
-        epochs: of training; by default 20 for Conv4 and 100 for ResNet-18.
+        epochs: of training; by default 6 for Conv4 and 100 for ResNet-18.
 
     Raises:
         ValueError: ``only`` names no network.
