@@ -74,8 +74,16 @@ class FasterRCNN:
                 is not installed.
         """
         made = self._of_torchvision(classes, seed)
-        if self.backend == "torchvision":
-            return made
+        return made if self.backend == "torchvision" else self.carried(made)
+
+    def carried(self, detector: Detector) -> Detector:
+        """A detector of torchvision that was built by these words, as one of detectron2 with the same weights.
+
+        Raises:
+            ValueError: the detector is none of torchvision, or detectron2 is not installed.
+        """
+        if not isinstance(detector, TorchvisionDetector):
+            raise ValueError(f"detector is a {type(detector).__name__}; expected one of torchvision")
         try:
             from .detectron2.faster_rcnn import carried
         except ImportError as error:
@@ -83,7 +91,7 @@ class FasterRCNN:
                 f"backend is 'detectron2', which cannot be imported ({error}); expected it to be installed, or "
                 "torchvision, which needs nothing else"
             ) from error
-        return carried(made, self)
+        return carried(detector, self)
 
     def _of_torchvision(self, classes: int, seed: int) -> TorchvisionDetector:
         from torchvision.models.detection import FasterRCNN as TorchvisionFasterRCNN

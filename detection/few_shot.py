@@ -47,6 +47,8 @@ ROWS: dict[str, Method] = {
 BASE = "base"
 CURVES = "curves"
 GROUPS = ("base", "novel", "all")
+AP_BY_DETECTRON2 = "AP by detectron2"
+"""A metric of tables whose detectors are detectron2's: what its own evaluator says, and ours should too."""
 REHEARSAL = 100
 """The seed of the boxes that learning rates are chosen with."""
 
@@ -215,6 +217,11 @@ class Table:
         if self.plan.voc:
             own = judge_voc(judged, found).groups(self.base)
             figures |= {f"{group} VOC AP50": value for group, value in own.items()}
+        if self.adapter.architecture.backend == "detectron2":
+            from .detectron2 import evaluation
+
+            own = evaluation.judge(judged, found).groups(self.base, "AP")
+            figures |= {f"{group} {AP_BY_DETECTRON2}": value for group, value in own.items()}
         return {name: value for name, value in figures.items() if value == value}
 
     def _found(self, judged: DetectionSet, detector: Detector) -> list[Detections]:

@@ -109,9 +109,12 @@ def carried(detector: TorchvisionDetector, architecture: FasterRCNN) -> Detectro
         pixel_std=[255 * value for value in architecture.std],
         input_format="RGB",
     )
-    _copy(model, made)
     shorter = architecture.min_size if isinstance(architecture.min_size, int) else architecture.min_size[-1]
-    return Detectron2Detector(made, shorter, architecture.max_size)
+    found = Detectron2Detector(made, shorter, architecture.max_size)
+    if detector.cosines:
+        found.use_cosines()
+    _copy(model, made)
+    return found.to(next(model.parameters()).device)
 
 
 @torch.no_grad()

@@ -6,24 +6,33 @@ sheep, train, chair, pottedplant; novel: bus, cow, motorbike, sofa. Two hundred 
 every method's learning rate is chosen, with boxes of another draw. Every method then learns from the same
 boxes, with the same number of steps, from the same detector. All that is done is kept in the output folder, so that a
 run that was stopped goes on.
+
+Where detectron2 is installed, some methods learn once more by its losses and layers, from the same base detector,
+carried over, the same boxes and the same learning rates to choose from. Their rows also have what detectron2's own
+evaluator says of the same detections.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.reporting import Results
+from ..adapter import DetectionAdapter
 from ..base import BaseTraining
 from ..coco import Coco
 from ..faster_rcnn import FasterRCNN
-from ..few_shot import FewShot, Table, check, fill_in
+from ..few_shot import AP_BY_DETECTRON2, FewShot, Table, check, fill_in
 from ..tuning import FineTuning
 
 BASE = ("person", "car", "cat", "dog", "horse", "sheep", "train", "chair", "pottedplant")
 NOVEL = ("bus", "cow", "motorbike", "sofa")
 VALIDATION = 200
+DETECTRON2 = "detectron2"
+CARRIED = ("finetune", "tfa", "replay", "distill")
+"""The methods that learn by detectron2 as well."""
 
 PLAN = FewShot(
     FasterRCNN(
@@ -65,15 +74,19 @@ def reproduce(
         seeds: draws of boxes; 3 by default.
         data: the folder with ``voc_subset`` and ``weights_vision``.
         out: folder for results, and for all that is done on the way.
-        only: names of methods, ``base`` or ``curves``, see `fill_in`.
+        only: names of methods, ``base`` or ``curves``, see `fill_in`; ``detectron2`` for what it does, of the methods
+            that are named, or of all its own.
         plan: how much is done; tests do less.
         images: of each of the sets, at most; None: all.
 
     Raises:
-        ValueError: there are no data, or an unknown name.
+        ValueError: there are no data, or an unknown name, or detectron2 is asked for and not installed.
     """
     count = 3 if seeds is None else seeds
-    check(count, only)
+    check(count, only, [DETECTRON2])
+    installed = find_spec("detectron2") is not None
+    if DETECTRON2 in only and not installed:
+        raise ValueError(f"only is {DETECTRON2!r}, which is not installed; expected it to be, or other names")
     if data is None or not Path(data, "voc_subset", "train.json").is_file():
         raise ValueError(f"data is {str(data)!r}; expected a folder with voc_subset/train.json and weights_vision")
     folder = Path(data, "voc_subset")
@@ -86,6 +99,19 @@ def reproduce(
     table = Table(replace(plan, detector=architecture), BASE, NOVEL, train, validation, test, Path(out))
     results = Results("detection/voc-subset", {"base_steps": plan.base.steps, "digest": train.digest()})
     fill_in(results, table, count, only)
+    if DETECTRON2 in only or (installed and not only):
+        chosen = [name for name in CARRIED if name in only] or CARRIED
+        metrics = ("AP50", "AP", AP_BY_DETECTRON2)
+        fill_in(results, _carried(table), count, chosen, metrics=metrics, prefix=f"{DETECTRON2}: ")
     results.save(out)
     results.print(decimals=1)
     return results
+
+
+def _carried(table: Table) -> Table:
+    """The same table by detectron2, from the same base detector, for the K of the rehearsal alone."""
+    out = table.out / DETECTRON2
+    architecture = replace(table.adapter.architecture, backend="detectron2")
+    DetectionAdapter(architecture, architecture.carried(table.adapter.detector), table.base).save(out / "base")
+    plan = replace(table.plan, detector=architecture, shots=(table.plan.rehearsal,))
+    return Table(plan, table.base, table.novel, table.train, table.validation, table.test, out)

@@ -1,7 +1,6 @@
 """The adapter for detectron2, where it is installed."""
 
 import copy
-import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import Tensor
 
 from memreplay.cli import main
 from memreplay.detection.adapter import DetectionAdapter
-from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.detector import Detections
 from memreplay.detection.evaluation import detect, judge, judge_voc
@@ -32,10 +30,9 @@ pytest.importorskip("detectron2", reason="detectron2 is not installed; it is on 
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.modeling.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 
-from memreplay.detection.detectron2 import Detectron2Detector, ROIMemoryHeads, read_checkpoint
+from memreplay.detection.detectron2 import Detectron2Detector, ROIMemoryHeads, evaluation, read_checkpoint
 from memreplay.detection.detectron2.checkpoint import load_checkpoint
 
 YAML = """
@@ -244,6 +241,17 @@ def test_a_detector_of_torchvision_carried_over_finds_the_same(scenes: Detection
         assert torch.allclose(one.boxes, other.boxes, atol=1e-3)
 
 
+def test_cosines_are_carried_over(detector: TorchvisionDetector, scenes: DetectionSet) -> None:
+    rows = extract(detector, scenes)
+    detector.use_cosines()
+    detector.drop(1)
+    ours = TINY.carried(detector)
+    assert ours.cosines
+    assert torch.allclose(ours.judge(rows)["logits"], detector.judge(rows)["logits"], atol=1e-5)
+    with pytest.raises(ValueError, match="detector is a Detectron2Detector; expected one of torchvision"):
+        TINY.carried(ours)
+
+
 def test_verbs_with_detectron2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = trained(tmp_path, "--detector.backend", "detectron2")
     assert "the detector is detectron2's Faster R-CNN with small" in capsys.readouterr().out
@@ -355,11 +363,7 @@ def test_images_without_objects(made: Detectron2Detector, scenes: DetectionSet) 
     assert all(values.isfinite().all() for values in found["rows"].values())
 
 
-def test_its_own_evaluator_finds_the_same_numbers(tmp_path: Path) -> None:
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_instances
-    from detectron2.evaluation import COCOEvaluator
-
+def test_its_own_evaluator_finds_the_same_numbers() -> None:
     data = digit_scenes(12, [0, 1, 2], size=48)
     generator = torch.Generator().manual_seed(0)
     found = []
@@ -371,24 +375,16 @@ def test_its_own_evaluator_finds_the_same_numbers(tmp_path: Path) -> None:
         labels = torch.cat([picture.labels, picture.labels.roll(1)])
         found.append(Detections(boxes, torch.rand(len(boxes), generator=generator), labels))
     ours = judge(data, found)
-    (tmp_path / "truth.json").write_text(json.dumps(as_coco(data)))
-    name = f"scenes {tmp_path}"
-    register_coco_instances(name, {}, str(tmp_path / "truth.json"), str(tmp_path))
-    DatasetCatalog.get(name)
-    evaluator = COCOEvaluator(name, tasks=("bbox",), distributed=False, output_dir=str(tmp_path))
-    evaluator.reset()
-    for number, one in enumerate(found):
-        instances = Instances(data.pictures[number].size)
-        instances.pred_boxes, instances.scores, instances.pred_classes = Boxes(one.boxes), one.scores, one.labels
-        evaluator.process([{"image_id": number}], [{"instances": instances}])
-    theirs = evaluator.evaluate()["bbox"]
+    figures = evaluation.evaluate(data, found)
     assert 5 < ours.mean("AP") < 95
     for metric in ("AP", "AP50", "AP75"):
-        assert ours.mean(metric) == pytest.approx(theirs[metric], abs=1e-6)
+        assert ours.mean(metric) == pytest.approx(figures[metric], abs=1e-6)
     for label in data.classes:
-        assert ours.by_class[label]["AP"] == pytest.approx(theirs[f"AP-{label}"], abs=1e-6)
-    DatasetCatalog.remove(name)
-    MetadataCatalog.remove(name)
+        assert ours.by_class[label]["AP"] == pytest.approx(figures[f"AP-{label}"], abs=1e-6)
+    assert evaluation.judge(data, found).mean("AP", ["0", "2"]) == pytest.approx(ours.mean("AP", ["0", "2"]), abs=1e-6)
+    one, nothing = [only.numbered({1: 0}) for only in found], [only.above(2) for only in found]
+    for part, theirs in ((data.of(["1"], empty=True), one), (data, nothing)):
+        assert evaluation.judge(part, theirs).mean("AP") == pytest.approx(judge(part, theirs).mean("AP"), abs=1e-6)
 
 
 def test_its_own_evaluator_of_voc_finds_the_same_numbers(tmp_path: Path) -> None:

@@ -1,13 +1,17 @@
 """The recipe on scenes of digits that are named like VOC's classes."""
 
 import json
+import sys
 import zipfile
+from dataclasses import replace
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from memreplay.detection.adapter import DetectionAdapter
 from memreplay.detection.base import BaseTraining
 from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
@@ -81,11 +85,43 @@ def test_table_and_that_nothing_is_done_twice(data: Path, tmp_path: Path, monkey
     assert [(r.name, r.metric, r.ours) for r in again.rows] == [(r.name, r.metric, r.ours) for r in found.rows]
 
 
+@pytest.mark.skipif(not find_spec("detectron2"), reason="detectron2 is not installed; it is on no package index")
+def test_detectron2_learns_from_the_same_detector_and_boxes(data: Path, tmp_path: Path) -> None:
+    out, rehearsal = tmp_path / "out", ("finetune", "tfa", "replay", "distill")
+    base = BaseTraining(steps=60, images=4, lr=0.003, optimizer="adamw", warmup=5)
+    plan = replace(QUICK, detector=replace(TINY, anchor=12), base=base, learning_rates=(0.01,), mixed_precision="no")
+    found = voc_subset.reproduce(seeds=1, data=data, out=out, only=("detectron2",), plan=plan)
+    rows = {(row.name, row.metric): row.ours for row in found.rows}
+    names = [f"detectron2: {name}" for name in ("base detector", *(f"{method}, 1 shot" for method in rehearsal))]
+    assert {name for name, _ in rows} == {"base detector", *names}
+    assert rows["base detector", "base AP50"] > 1
+    assert rows["detectron2: base detector", "base AP50"] == pytest.approx(rows["base detector", "base AP50"], abs=0.5)
+    for name in names:
+        for group in ("base",) if name == names[0] else ("base", "novel", "all"):
+            ours, theirs = (rows[name, f"{group} {metric}"] for metric in ("AP", "AP by detectron2"))
+            assert ours == pytest.approx(theirs, abs=1e-6)
+    assert found.config["learning_rates"]["detectron2: tfa"] == 0.01
+    assert type(DetectionAdapter.load(out / "detectron2" / "base").detector).__name__ == "Detectron2Detector"
+    named = voc_subset.reproduce(seeds=1, data=data, out=out, only=("detectron2", "replay"), plan=plan)
+    assert {row.name for row in named.rows} == {
+        *("base detector", "replay, 1 shot", "replay, 2 shot"),
+        *("detectron2: base detector", "detectron2: replay, 1 shot"),
+    }
+    one, other = (out / folder / "shots" / "1-0.json" for folder in (".", "detectron2"))
+    assert one.read_text() == other.read_text()
+
+
+def test_detectron2_is_asked_for_but_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    with pytest.raises(ValueError, match="only is 'detectron2', which is not installed"):
+        voc_subset.reproduce(seeds=1, data=None, out=tmp_path, only=("detectron2",))
+
+
 def test_mistakes(tmp_path: Path) -> None:
     for options, expected in (
         ({"seeds": 0, "data": tmp_path, "only": ()}, "seeds is 0"),
         ({"seeds": 1, "data": tmp_path, "only": ()}, "expected a folder with voc_subset/train.json"),
-        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected some of base, curves, finetune"),
+        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected some of detectron2, base, curves"),
     ):
         with pytest.raises(ValueError, match=expected):
             voc_subset.reproduce(out=tmp_path / "out", **options)  # type: ignore[arg-type]
