@@ -28,6 +28,7 @@ from .detector import Detections, Detector
 from .evaluation import METRICS, detect, judge, judge_voc
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
+from .parts import Parts
 from .proposals import Proposals
 from .regions import stream
 from .shots import Shots
@@ -46,6 +47,8 @@ ROWS: dict[str, Method] = {
 """The methods, and a control: replay whose memory has the labels of its objects exchanged at random."""
 BASE = "base"
 CURVES = "curves"
+NAMES = (BASE, CURVES, *ROWS)
+"""All that a table can be asked for, see `fill_in`."""
 GROUPS = ("base", "novel", "all")
 AP_BY_DETECTRON2 = "AP by detectron2"
 """A metric of tables whose detectors are detectron2's: what its own evaluator says, and ours should too."""
@@ -102,13 +105,10 @@ class Table:
         plan: what is done.
         base: names of the base classes,
         novel: and of the new ones.
-        train: images with boxes of all classes, to learn from,
-        validation: to choose learning rates on,
-        test: and to be judged on.
+        parts: the images.
         out: folder; a detector that knows the base classes is taken from its folder ``base``, if there is one.
-        published: from K and a seed to boxes that others drew; by default they are drawn from ``train``, as those that
-            learning rates are chosen with always are.
-        listed: the images that published boxes are of.
+        published: from K and a seed to boxes that others drew, on any of the learned images; by default they are drawn
+            from those to learn from, as those that learning rates are chosen with always are.
 
     Raises:
         ValueError: the detector in ``base`` knows other classes.
@@ -119,17 +119,12 @@ class Table:
         plan: FewShot,
         base: Sequence[str],
         novel: Sequence[str],
-        train: DetectionSet,
-        validation: DetectionSet,
-        test: DetectionSet,
+        parts: Parts,
         out: Path,
         published: Callable[[int, int], Shots] | None = None,
-        listed: DetectionSet | None = None,
     ) -> None:
         self.plan, self.base, self.novel, self.out = plan, tuple(base), tuple(novel), out
-        every = [*base, *novel]
-        self.train, self.validation, self.test = (part.of(every, empty=True) for part in (train, validation, test))
-        self.published, self.listed = published, (listed or train).of(every, empty=True)
+        self.parts, self.published = parts.of([*base, *novel]), published
         self.adapter = self._base()
         self.adapter.detector.tap = plan.tuning.tap
         self._proposed: dict[str, Proposals] = {}
@@ -140,12 +135,12 @@ class Table:
         """The figures of the base classes before anything new is learned."""
         path = self.out / "base.json"
         if not path.is_file():
-            _write(path, self._judge(self.test, self.adapter.detector, self.base))
+            _write(path, self._judge(self.parts.test, self.adapter.detector, self.base))
         return _read(path)
 
     def cell(self, name: str, shot: int, seed: int) -> dict[str, float]:
         """The figures of base, novel and all classes on the test images, seconds, and bytes of the memory."""
-        return self._run(name, shot, seed, self.rate(name), self.test)
+        return self._run(name, shot, seed, self.rate(name), self.parts.test)
 
     def rate(self, name: str) -> float:
         """The learning rate that is chosen on the validation images."""
@@ -155,7 +150,7 @@ class Table:
         if len(rates) == 1:
             return rates[0]
         shot = self.plan.rehearsal
-        tried = [self._run(name, shot, REHEARSAL, lr, self.validation)["harmonic AP50"] for lr in rates]
+        tried = [self._run(name, shot, REHEARSAL, lr, self.parts.validation)["harmonic AP50"] for lr in rates]
         return rates[tried.index(max(tried))]
 
     def curve(self, name: str, shot: int, seed: int) -> dict[str, float]:
@@ -171,7 +166,7 @@ class Table:
                 nonlocal looking
                 if progress.step in self.plan.moments:
                     began = time.perf_counter()
-                    groups = self._judge(self.test, detector)
+                    groups = self._judge(self.parts.test, detector)
                     found.update({f"{group} {progress.step}": groups[f"{group} AP50"] for group in GROUPS})
                     found[f"seconds {progress.step}"] = progress.seconds - looking
                     looking += time.perf_counter() - began
@@ -181,7 +176,7 @@ class Table:
         return _read(path)
 
     def _run(self, name: str, shot: int, seed: int, lr: float, judged: DetectionSet) -> dict[str, float]:
-        where = "test" if judged is self.test else "validation"
+        where = "test" if judged is self.parts.test else "validation"
         path = self.out / "cells" / where / f"{name.replace(', ', '-').replace(' ', '-')}-{shot}-{seed}-{lr:g}.json"
         if not path.is_file():
             start = self._start(shot, seed)
@@ -227,7 +222,7 @@ class Table:
     def _found(self, judged: DetectionSet, detector: Detector) -> list[Detections]:
         if self.plan.pooled is None:
             return detect(detector, judged)
-        where = "test" if judged is self.test else "validation"
+        where = "test" if judged is self.parts.test else "validation"
         if where not in self._proposed:
             with self._mixed():
                 self._proposed[where] = Proposals.of(self.adapter.detector, judged, self.plan.pooled)
@@ -257,7 +252,7 @@ class Table:
         detector = self.plan.detector.build(len(self.base)).to(accelerator.device)
         torch.manual_seed(0)
         run = self.out / "base-run"
-        learned = self.train.of(self.base)
+        learned = self.parts.train.of(self.base)
         self.plan.base.train(detector, learned, accelerator=accelerator, out=run, resume=True, save_every=250)
         adapter = DetectionAdapter(self.plan.detector, detector, self.base)
         adapter.save(folder)
@@ -273,7 +268,7 @@ class Table:
                 if memory is not None:
                     self._filled[name] = memory
             with self._mixed():
-                for rows in stream(detector, self.train.of(self.base)):
+                for rows in stream(detector, self.parts.train.of(self.base)):
                     for memory in self._filled.values():
                         memory.add(rows)
             self._filled[SHUFFLED].shuffle_labels(generator_at(0, "shuffle"))
@@ -283,13 +278,13 @@ class Table:
         """What all methods start from, for some boxes."""
         if self._last is None or self._last[0] != (shot, seed):
             if self.published is None or seed == REHEARSAL:
-                shots = Shots.draw(self.train, self.novel, shot, seed)
+                shots = Shots.draw(self.parts.train, self.novel, shot, seed)
             else:
                 shots = self.published(shot, seed)
             shots.save(self.out / "shots" / f"{shot}-{seed}.json")
             detector = copy.deepcopy(self.adapter.detector)
             detector.grow(len(self.novel), generator_at(seed, "grow"))
-            few = shots.of(self.listed, [*self.base, *self.novel])
+            few = shots.of(self.parts.learned, [*self.base, *self.novel])
             began = time.process_time()
             with self._mixed():
                 parts = list(stream(detector, few, passes=self.plan.tuning.passes, seed=seed))
@@ -313,25 +308,6 @@ class Start:
     few: DetectionSet
     rows: Batch
     seconds: float
-
-
-def check(seeds: int, only: Sequence[str], more: Sequence[str] = ()) -> None:
-    """Whether these can be asked for.
-
-    Args:
-        seeds: draws of boxes.
-        only: names, see `fill_in`,
-        more: and of what else there is.
-
-    Raises:
-        ValueError: an unknown name, or no seed.
-    """
-    if seeds < 1:
-        raise ValueError(f"seeds is {seeds}; expected at least 1")
-    known = [*more, BASE, CURVES, *ROWS]
-    unknown = [name for name in only if name not in known]
-    if unknown:
-        raise ValueError(f"only is {unknown[0]!r}; expected some of {', '.join(known)}")
 
 
 def fill_in(

@@ -11,18 +11,20 @@ al., Frustratingly Simple Few-Shot Object Detection, ICML 2020).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from ...core.reporting import Results
+from ..asked import check
 from ..base import BaseTraining
 from ..coco import Coco
-from ..data import DetectionSet
 from ..faster_rcnn import FasterRCNN
-from ..few_shot import GROUPS, FewShot, Table, check, fill_in
-from ..shots import COCO_LISTS, Shots, read_published
+from ..few_shot import GROUPS, NAMES, FewShot, Table, fill_in
+from ..folder import Folder
+from ..parts import Parts
+from ..shots import COCO_LISTS, read_published
 from ..tuning import FineTuning
 from ..voc import CLASSES
 
@@ -91,30 +93,24 @@ def reproduce(
     Raises:
         ValueError: there are no data, or an unknown name, or more seeds than lists.
     """
-    if data is None or not Path(data, "annotations", "trainvalno5k.json").is_file():
-        raise ValueError(f"data is {str(data)!r}; expected a folder with annotations/trainvalno5k.json")
-    lists = next((path for name in ("cocosplit", "cocosplit.zip") if (path := Path(data, name)).exists()), None)
+    folder = Folder.holding("annotations/trainvalno5k.json", data, "annotations/trainvalno5k.json")
+    lists = folder.first("cocosplit", "cocosplit.zip")
     count = (10 if lists is None else 1) if seeds is None else seeds
-    check(count, only)
+    check(count, only, NAMES)
     if lists is not None and count > 1:
         raise ValueError(f"seeds is {seeds}; expected 1, as there is one list")
-    files = next(path for name in ("images.zip", "images") if (path := Path(data, name)).exists() or name == "images")
-    loaded = (Coco(Path(data, "annotations", f"{name}.json"), files).load() for name in ("trainvalno5k", "5k"))
-    learned, test = (part if images is None else part.first(images) for part in loaded)
-    validation, train = learned.split(min(VALIDATION, len(learned) // 4))
-    weights = Path(data, "resnet101.pth")
-    plan = replace(plan, detector=replace(plan.detector, weights=weights if weights.is_file() else None))
-    base = [name for name in learned.classes if name not in NOVEL]
+    files = folder.first("images.zip") or folder.root / "images"
+    learned, test = (Coco(folder.root / "annotations" / f"{name}.json", files) for name in ("trainvalno5k", "5k"))
+    parts = Parts.load(learned, test, VALIDATION, images)
+    plan = replace(plan, detector=folder.weighted(plan.detector, "resnet101.pth"))
+    base = [name for name in parts.learned.classes if name not in NOVEL]
     names = {ours: theirs for theirs, ours in IN_COCO.items()}
-    listed = None if lists is None else partial(_listed, lists, learned, names)
-    # published lists name images of the whole set, those that learning rates are chosen on among them
-    table = Table(plan, base, NOVEL, train, validation, test, Path(out), listed, learned)
+    listed = None
+    if lists is not None:
+        listed = partial(read_published, lists, parts.learned, NOVEL, pattern=COCO_LISTS, names=names)
+    table = Table(plan, base, NOVEL, parts, Path(out), listed)
     results = Results("detection/coco", {"base_steps": plan.base.steps, "lists": lists is not None})
     fill_in(results, table, count, only, metrics=("AP", "AP50"), published=published())
     results.save(out)
     results.print(decimals=1)
     return results
-
-
-def _listed(lists: Path, data: DetectionSet, names: Mapping[str, str], shot: int, seed: int) -> Shots:
-    return read_published(lists, data, NOVEL, shot, seed, pattern=COCO_LISTS, names=names)

@@ -19,6 +19,7 @@ import torch
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
 from .. import demo
+from ..asked import check
 from ..data import DetectionSet
 from ..detector import Detector
 from ..evaluation import detect, judge
@@ -44,11 +45,7 @@ def reproduce(*, seeds: int | None, data: Path | None, out: Path, only: Sequence
         ValueError: no seed, or an unknown way.
     """
     count = 2 if seeds is None else seeds
-    if count < 1:
-        raise ValueError(f"seeds is {seeds}; expected at least 1")
-    unknown = [name for name in only if name not in WRITTEN]
-    if unknown:
-        raise ValueError(f"only is {unknown[0]!r}; expected some of {', '.join(WRITTEN)}")
+    check(count, only, WRITTEN)
     results = Results("detection/freshness", {"shot": demo.SHOT, "steps": demo.TUNING.steps, "lr": LEARNING_RATE})
     found: dict[str, list[dict[str, float]]] = {name: [] for name in WRITTEN if not only or name in only}
     stale: list[float] = []

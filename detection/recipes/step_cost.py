@@ -19,6 +19,7 @@ import torch
 from ...core.batch import take
 from ...core.reporting import Results
 from .. import demo
+from ..asked import check
 from ..data import DetectionSet, ImagesInMemory, Picture
 from ..faster_rcnn import FasterRCNN
 from ..regions import extract, fill
@@ -67,13 +68,8 @@ def reproduce(
         ValueError: no seed, or an unknown name.
     """
     count = 3 if seeds is None else seeds
-    if count < 1:
-        raise ValueError(f"seeds is {seeds}; expected at least 1")
     sizes = SIZES if sizes is None else sizes
-    known = [*sizes, *BACKENDS]
-    unknown = [name for name in only if name not in known]
-    if unknown:
-        raise ValueError(f"only is {unknown[0]!r}; expected some of {', '.join(known)}")
+    check(count, only, [*sizes, *BACKENDS])
     results = Results("detection/step-cost", {"threads": torch.get_num_threads()})
     backends = [name for name in BACKENDS if name == "torchvision" or find_spec("detectron2")]
     for name in [name for name in sizes if name in only or not any(one in sizes for one in only)]:

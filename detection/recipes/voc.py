@@ -18,11 +18,13 @@ from functools import partial
 from pathlib import Path
 
 from ...core.reporting import Results
+from ..asked import check
 from ..base import BaseTraining
-from ..data import DetectionSet
 from ..faster_rcnn import FasterRCNN
-from ..few_shot import GROUPS, FewShot, Table, check, fill_in
-from ..shots import Shots, read_published
+from ..few_shot import GROUPS, NAMES, FewShot, Table, fill_in
+from ..folder import Folder
+from ..parts import Parts
+from ..shots import read_published
 from ..tuning import FineTuning
 from ..voc import CLASSES, Voc
 
@@ -101,15 +103,11 @@ def reproduce(
     """
     count = 10 if seeds is None else seeds
     splits = {f"split-{split}": split for split in SPLITS}
-    check(count, only, list(splits))
-    if data is None or not Path(data, "VOC2007").is_dir():
-        raise ValueError(f"data is {str(data)!r}; expected a folder with VOC2007, VOC2012 and resnet101.pth")
-    loaded = Voc(Path(data), list(TRAIN)).load(), Voc(Path(data), ["2007/test"]).load()
-    learned, test = (part if images is None else part.first(images) for part in loaded)
-    validation, train = learned.split(min(VALIDATION, len(learned) // 4))
-    weights = Path(data, "resnet101.pth")
-    plan = replace(plan, detector=replace(plan.detector, weights=weights if weights.is_file() else None))
-    lists = next((path for name in ("vocsplit", "vocsplit.zip") if (path := Path(data, name)).exists()), None)
+    check(count, only, [*splits, *NAMES])
+    folder = Folder.holding("VOC2007", data, "VOC2007, VOC2012 and resnet101.pth")
+    parts = Parts.load(Voc(folder.root, list(TRAIN)), Voc(folder.root, ["2007/test"]), VALIDATION, images)
+    plan = replace(plan, detector=folder.weighted(plan.detector, "resnet101.pth"))
+    lists = folder.first("vocsplit", "vocsplit.zip")
     results = Results("detection/voc", {"base_steps": plan.base.steps, "lists": lists is not None})
     methods = [name for name in only if name not in splits]
     for name, split in splits.items():
@@ -117,10 +115,8 @@ def reproduce(
             continue
         novel = SPLITS[split]
         base = [known for known in CLASSES if known not in novel]
-        folder = Path(out, name)
-        listed = None if lists is None else partial(_listed, lists, learned, novel)
-        # published lists name images of all of trainval, those that learning rates are chosen on among them
-        table = Table(plan, base, novel, train, validation, test, folder, listed, learned)
+        listed = None if lists is None else partial(read_published, lists, parts.learned, novel)
+        table = Table(plan, base, novel, parts, Path(out, name), listed)
         fill_in(
             results,
             table,
@@ -134,7 +130,3 @@ def reproduce(
     results.save(out)
     results.print(decimals=1)
     return results
-
-
-def _listed(lists: Path, data: DetectionSet, novel: Sequence[str], shot: int, seed: int) -> Shots:
-    return read_published(lists, data, novel, shot, seed)

@@ -21,10 +21,13 @@ from pathlib import Path
 
 from ...core.reporting import Results
 from ..adapter import DetectionAdapter
+from ..asked import check
 from ..base import BaseTraining
 from ..coco import Coco
 from ..faster_rcnn import FasterRCNN
-from ..few_shot import AP_BY_DETECTRON2, FewShot, Table, check, fill_in
+from ..few_shot import AP_BY_DETECTRON2, NAMES, FewShot, Table, fill_in
+from ..folder import Folder
+from ..parts import Parts
 from ..tuning import FineTuning
 
 BASE = ("person", "car", "cat", "dog", "horse", "sheep", "train", "chair", "pottedplant")
@@ -83,21 +86,17 @@ def reproduce(
         ValueError: there are no data, or an unknown name, or detectron2 is asked for and not installed.
     """
     count = 3 if seeds is None else seeds
-    check(count, only, [DETECTRON2])
+    check(count, only, [DETECTRON2, *NAMES])
     installed = find_spec("detectron2") is not None
     if DETECTRON2 in only and not installed:
         raise ValueError(f"only is {DETECTRON2!r}, which is not installed; expected it to be, or other names")
-    if data is None or not Path(data, "voc_subset", "train.json").is_file():
-        raise ValueError(f"data is {str(data)!r}; expected a folder with voc_subset/train.json and weights_vision")
-    folder = Path(data, "voc_subset")
-    every = [*BASE, *NOVEL]
-    loaded = (Coco(folder / f"{name}.json", folder / "images.zip", every).load() for name in ("train", "test"))
-    learned, test = (part if images is None else part.first(images) for part in loaded)
-    validation, train = learned.split(min(VALIDATION, len(learned) // 4))
-    weights = Path(data, "weights_vision", "mobilenet_v2_imagenet_features.safetensors")
-    architecture = replace(plan.detector, weights=weights if weights.is_file() else None)
-    table = Table(replace(plan, detector=architecture), BASE, NOVEL, train, validation, test, Path(out))
-    results = Results("detection/voc-subset", {"base_steps": plan.base.steps, "digest": train.digest()})
+    folder = Folder.holding("voc_subset/train.json", data, "voc_subset/train.json and weights_vision")
+    architecture = folder.weighted(plan.detector, "weights_vision/mobilenet_v2_imagenet_features.safetensors")
+    held = folder.root / "voc_subset"
+    learned, test = (Coco(held / f"{name}.json", held / "images.zip", [*BASE, *NOVEL]) for name in ("train", "test"))
+    parts = Parts.load(learned, test, VALIDATION, images)
+    table = Table(replace(plan, detector=architecture), BASE, NOVEL, parts, Path(out))
+    results = Results("detection/voc-subset", {"base_steps": plan.base.steps, "digest": parts.train.digest()})
     fill_in(results, table, count, only)
     if DETECTRON2 in only or (installed and not only):
         chosen = [name for name in CARRIED if name in only] or CARRIED
@@ -114,4 +113,4 @@ def _carried(table: Table) -> Table:
     architecture = replace(table.adapter.architecture, backend="detectron2")
     DetectionAdapter(architecture, architecture.carried(table.adapter.detector), table.base).save(out / "base")
     plan = replace(table.plan, detector=architecture, shots=(table.plan.rehearsal,))
-    return Table(plan, table.base, table.novel, table.train, table.validation, table.test, out)
+    return Table(plan, table.base, table.novel, table.parts, out)

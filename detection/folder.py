@@ -1,0 +1,41 @@
+"""Folder: where a recipe finds its data, weights and lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .faster_rcnn import FasterRCNN
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The folder with the data of a recipe.
+
+    Args:
+        root: its path.
+    """
+
+    root: Path
+
+    @staticmethod
+    def holding(path: str, data: Path | None, expected: str) -> Folder:
+        """The folder ``data``, after checking that ``path`` is in it.
+
+        Args:
+            expected: what is in it, as the error tells.
+
+        Raises:
+            ValueError: ``path`` is not there, or ``data`` is None.
+        """
+        if data is None or not Path(data, path).exists():
+            raise ValueError(f"data is {str(data)!r}; expected a folder with {expected}")
+        return Folder(Path(data))
+
+    def first(self, *names: str) -> Path | None:
+        """The first of these files or folders that is there."""
+        return next((path for name in names if (path := self.root / name).exists()), None)
+
+    def weighted(self, architecture: FasterRCNN, name: str) -> FasterRCNN:
+        """``architecture`` with a file of weights for its backbone; with random ones if it is not there."""
+        return replace(architecture, weights=self.first(name))
