@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -15,7 +15,7 @@ from ..core.fingerprint import fingerprint
 from ..core.mixers.view import View, columns_of, on_device
 from ..core.stores import Rows
 from .memory import BACKGROUND
-from .predictors import CosineScores, drop, grow, use_cosines
+from .predictors import CosineScores, drop, grow, parts_of, use_cosines
 
 Images: TypeAlias = Mapping[str, list[Tensor]]
 """A batch of images: ``image`` (3, H, W), uint8 or floats in [0, 1]; and where they are learned from ``boxes`` (N, 4),
@@ -151,6 +151,25 @@ class Detector(nn.Module):
     def drop(self, label: int) -> None:
         """Erases what the predictor knows of a class, which is then never predicted. Its place stays empty."""
         drop(self.part("predictor"), label, background_last=self.background_last)
+
+    @torch.no_grad()
+    def go_back(self, start: Mapping[str, Tensor], share: float, learned: Iterable[int]) -> None:
+        """Moves the weights back towards where they started, in place, but for those of the classes that were learned
+        (WiSE-FT, Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+
+        Args:
+            start: weights by name.
+            share: of the way; 0: none, 1: all of it.
+            learned: classes whose own weights in the predictor stay as they are.
+        """
+        predictor = self.part("predictor")
+        own = [parts_of(predictor, label, background_last=self.background_last) for label in learned]
+        kept = [part.clone() for parts in own for part in parts]
+        for name, weights in self.named_parameters():
+            if name in start:
+                weights.lerp_(start[name].to(weights), share)
+        for part, values in zip((part for parts in own for part in parts), kept, strict=True):
+            part.copy_(values)
 
     def use_cosines(self) -> None:
         """Turns the scores of the predictor into cosines, with the same weights, if they are none."""

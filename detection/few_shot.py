@@ -32,19 +32,22 @@ from .parts import Parts
 from .proposals import Proposals
 from .regions import stream
 from .shots import Shots
-from .tuning import FineTuning, Method
+from .tuning import FineTuning
 
 SHUFFLED = "replay, shuffled labels"
-ROWS: dict[str, Method] = {
-    "finetune": "finetune",
-    "tfa": "tfa",
-    "classic": "classic",
-    "replay": "replay",
-    "distill": "distill",
-    "gaussian": "gaussian",
-    SHUFFLED: "replay",
+ROWS: dict[str, dict[str, Any]] = {
+    "finetune": {"method": "finetune"},
+    "tfa": {"method": "tfa"},
+    "classic": {"method": "classic"},
+    "replay": {"method": "replay"},
+    "distill": {"method": "distill"},
+    "gaussian": {"method": "gaussian"},
+    "distill, half way back": {"method": "distill", "back": 0.5},
+    "finetune, half way back": {"method": "finetune", "back": 0.5},
+    SHUFFLED: {"method": "replay"},
 }
-"""The methods, and a control: replay whose memory has the labels of its objects exchanged at random."""
+"""What each row sets of `FineTuning`; the last is a control: replay whose memory has the labels of objects exchanged
+at random."""
 BASE = "base"
 CURVES = "curves"
 NAMES = (BASE, CURVES, *ROWS)
@@ -192,7 +195,7 @@ class Table:
         self, name: str, lr: float, detector: Detector, start: Start, seed: int, **options: Any
     ) -> ROIMemory | None:
         """Teaches ``detector`` by a method; returns the memory it used."""
-        tuning = replace(self.plan.tuning, method=ROWS[name], lr=lr)
+        tuning = replace(self.plan.tuning, lr=lr, **ROWS[name])
         memory = copy.deepcopy(self._memories()[name]) if tuning.replays else None
         tuning.tune(detector, start.few, memory, rows=start.rows, seed=seed, progress_bar=False, **options)
         return memory
@@ -262,8 +265,8 @@ class Table:
         """The memory of every method that has one, filled from the base classes of all training images."""
         if not self._filled:
             detector = self.adapter.detector
-            for name, method in ROWS.items():
-                tuning = replace(self.plan.tuning, method=method)
+            for name, settings in ROWS.items():
+                tuning = replace(self.plan.tuning, **settings)
                 memory = tuning.new_memory(self.plan.objects, self.plan.background, fingerprint=detector.fingerprint())
                 if memory is not None:
                     self._filled[name] = memory

@@ -90,15 +90,22 @@ def grow(predictor: nn.Module, classes: int, generator: torch.Generator, *, back
 @torch.no_grad()
 def drop(predictor: nn.Module, label: int, *, background_last: bool = False) -> None:
     """Erases the weights of a class, in place: its score becomes so low that it is never predicted."""
+    weight, bias, *boxes = parts_of(predictor, label, background_last=background_last)
+    for part in (weight, *boxes):
+        part.zero_()
+    bias.fill_(FORGOTTEN)
+
+
+def parts_of(predictor: nn.Module, label: int, *, background_last: bool = False) -> list[Tensor]:
+    """The weights that are those of one class alone, as views: of its score, and of its boxes if it has its own."""
     scores, boxes = predictor.cls_score, predictor.bbox_pred
     assert isinstance(scores, nn.Linear)
     assert isinstance(boxes, nn.Linear)
     place = label if background_last else label + 1
-    scores.weight[place] = 0
-    scores.bias[place] = FORGOTTEN
+    found = [scores.weight[place], scores.bias[place]]
     if boxes.out_features > 4:
-        boxes.weight[4 * place : 4 * place + 4] = 0
-        boxes.bias[4 * place : 4 * place + 4] = 0
+        found += [values[4 * place : 4 * place + 4] for values in (boxes.weight, boxes.bias)]
+    return found
 
 
 def _inserted(layer: nn.Linear, weight: Tensor, bias: Tensor, at: int) -> nn.Linear:

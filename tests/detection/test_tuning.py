@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from memreplay.detection.data import DetectionSet, image_batches
 from memreplay.detection.detector import views
 from memreplay.detection.memory import ROIMemory
 from memreplay.detection.regions import extract, fill, unless_known
+from memreplay.detection.shots import Shots
 from memreplay.detection.terms import DetectorLoss
 from memreplay.detection.torchvision_detector import TorchvisionDetector
-from memreplay.detection.tuning import METHODS, FineTuning
+from memreplay.detection.tuning import METHODS, FineTuning, Method
 
 OLD = ["0", "1"]
 NEW = ["0", "1", "2"]
@@ -58,6 +60,27 @@ def test_all_parts_learn_from_images(start: TorchvisionDetector, scenes: Detecti
     FineTuning("finetune", steps=1, cached=False, learns="all", images=4).tune(start, scenes, progress_bar=False)
     changed = {name.split(".")[1] for name, values in weights(start).items() if not torch.equal(values, before[name])}
     assert changed == {"backbone", "rpn", "roi_heads"}
+
+
+@pytest.mark.parametrize("method", ["finetune", "replay"])
+def test_weights_go_half_way_back_but_for_those_of_the_new_classes(
+    method: Method, start: TorchvisionDetector, scenes: DetectionSet
+) -> None:
+    before, there, half = weights(start), copy.deepcopy(start), copy.deepcopy(start)
+    tuning = FineTuning(method, steps=2, regions=16, replay=8, passes=1)
+    few = Shots.draw(scenes, NEW[2:], 3).of(scenes, NEW)
+    for detector, back in ((there, 0.0), (half, 0.5)):
+        memory = memory_of(start, scenes, tuning)
+        replace(tuning, back=back).tune(detector, few, memory, progress_bar=False)
+    after = weights(there)
+    for name, values in weights(half).items():
+        expected = (before[name] + after[name]) / 2
+        if "box_predictor" in name:
+            places = slice(3, 4) if "cls_score" in name else slice(12, 16)
+            assert not torch.equal(before[name][places], after[name][places])
+            expected[places] = after[name][places]
+        assert torch.allclose(values, expected, atol=1e-7), name
+    assert not torch.equal(before["model.roi_heads.box_head.fc6.weight"], after["model.roi_heads.box_head.fc6.weight"])
 
 
 def test_terms_by_name(start: TorchvisionDetector, scenes: DetectionSet, tmp_path: Path) -> None:
@@ -136,6 +159,8 @@ def test_mistakes(start: TorchvisionDetector, scenes: DetectionSet) -> None:
         FineTuning("repaly")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cached is True and learns is 'all'"):
         FineTuning(learns="all")
+    with pytest.raises(ValueError, match=r"back is 1\.0; expected a share from 0 to below 1"):
+        FineTuning(back=1.0)
     with pytest.raises(ValueError, match="which freezes all but the predictor"):
         FineTuning("tfa", learns="all", cached=False)
     with pytest.raises(ValueError, match="expected one with regions for the method 'replay'"):

@@ -87,7 +87,7 @@ def test_table_and_that_nothing_is_done_twice(data: Path, tmp_path: Path, monkey
 
 @pytest.mark.skipif(not find_spec("detectron2"), reason="detectron2 is not installed; it is on no package index")
 def test_detectron2_learns_from_the_same_detector_and_boxes(data: Path, tmp_path: Path) -> None:
-    out, rehearsal = tmp_path / "out", ("finetune", "tfa", "replay", "distill")
+    out, rehearsal = tmp_path / "out", voc_subset.CARRIED
     base = BaseTraining(steps=60, images=4, lr=0.003, optimizer="adamw", warmup=5)
     plan = replace(QUICK, detector=replace(TINY, anchor=12), base=base, learning_rates=(0.01,), mixed_precision="no")
     found = voc_subset.reproduce(seeds=1, data=data, out=out, only=("detectron2",), plan=plan)
