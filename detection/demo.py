@@ -41,8 +41,8 @@ from .tuning import FineTuning, Method
 
 DETECTORS = range(2)
 DRAWS = range(3)
-LEARNING_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
-SHOWN: tuple[Method, ...] = ("finetune", "tfa", "replay")
+LEARNING_RATES = (0.001, 0.003, 0.01, 0.03)
+SHOWN: tuple[Method, ...] = ("finetune", "replay")
 FOR_NOVEL = "finetune, best for new"
 SHUFFLED = "replay, shuffled labels"
 SHOT = 5
@@ -67,7 +67,7 @@ DETECTOR = FasterRCNN(
     std=(0.5, 0.5, 0.5),
 )
 BASE = BaseTraining(steps=550, images=8, lr=0.004, optimizer="adamw", warmup=40, clip_norm=5.0, flip=0.0)
-TUNING = FineTuning(steps=150, regions=64, replay=64, passes=4)
+TUNING = FineTuning(steps=120, regions=64, replay=64, passes=4)
 
 
 @dataclass
