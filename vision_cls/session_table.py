@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from .session_methods import CANDIDATES
 
 Setting = Mapping[str, Any]
 REHEARSALS = 2
+REHEARSED = 200
+"""Rows of each class that take part in a rehearsal."""
 
 
 def table(
@@ -36,6 +40,7 @@ def table(
     seeds: int,
     folder: Path,
     prefix: str = "",
+    processes: int = 1,
 ) -> None:
     """Chooses settings, runs the methods and adds their figures to the results.
 
@@ -49,22 +54,18 @@ def table(
         seeds: of the candidates that have chance in them.
         folder: where finished runs are kept.
         prefix: of the names in the results.
+        processes: candidates at a time, one thread each; 1: one after the other, here.
     """
     base = {name: values[sessions[0].train] for name, values in train.items()}
     novel = 1 - len(sessions[0].classes) / len(sessions.class_order)
     shot = len(sessions[1].train) // len(sessions[1].classes)
-    rehearsals = [Rehearsal.of(base, novel, shot, seed) for seed in range(REHEARSALS)]
-    digest = fingerprint(nn.ParameterDict({"feature": train["feature"].sum(0)}), sessions.digest)
+    rehearsals = [Rehearsal.of(base, novel, shot, seed, REHEARSED) for seed in range(REHEARSALS)]
+    work = partial(
+        _outcomes, rehearsals=rehearsals, sessions=sessions, train=train, test=test, seeds=seeds, folder=folder
+    )
     label = sessions.relabel(test["label"])
     right = {}
-    for name in names:
-        key = {"grid": CANDIDATES[name].grid, "data": digest, "rehearsals": REHEARSALS}
-        setting = kept(folder / f"{name}-setting.json", key, partial(chosen, name, rehearsals))
-        found = []
-        for seed in range(seeds if CANDIDATES[name].random else 1):
-            key = {"setting": setting, "data": digest}
-            make = partial(run, name, setting, seed, sessions, train, test)
-            found.append(kept(folder / f"{name}-seed-{seed}.json", key, make))
+    for name, (setting, found) in zip(names, _each(work, names, processes), strict=True):
         for metric in found[0]["figures"]:
             results.add(prefix + name, metric, [one["figures"][metric] for one in found])
         right[name] = torch.tensor(found[0]["predicted"]) == label
@@ -79,6 +80,38 @@ def table(
             ahead = results.config.setdefault("ours minus, harmonic, 95 % by bootstrap over test images", {})
             ahead[prefix + name] = (round(low, 2), round(high, 2))
             print(f"ours minus {name}, harmonic: {low:.2f} to {high:.2f} (95 %, bootstrap over test images)")
+
+
+def _each(work: Callable[[str], Any], names: Sequence[str], processes: int) -> Iterator[Any]:
+    """The result of every name, in their order."""
+    if processes == 1:
+        yield from map(work, names)
+        return
+    with ProcessPoolExecutor(
+        processes, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        yield from pool.map(work, names)
+
+
+def _outcomes(
+    name: str,
+    *,
+    rehearsals: Sequence[Rehearsal],
+    sessions: Sessions,
+    train: Batch,
+    test: Batch,
+    seeds: int,
+    folder: Path,
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The setting of a candidate and its runs, those that are kept and those that are not."""
+    digest = fingerprint(nn.ParameterDict({"feature": train["feature"].sum(0)}), sessions.digest)
+    key = {"grid": CANDIDATES[name].grid, "data": digest, "rehearsals": REHEARSALS, "rows": REHEARSED}
+    setting = kept(folder / f"{name}-setting.json", key, partial(chosen, name, rehearsals))
+    found = []
+    for seed in range(seeds if CANDIDATES[name].random else 1):
+        make = partial(run, name, setting, seed, sessions, train, test)
+        found.append(kept(folder / f"{name}-seed-{seed}.json", {"setting": setting, "data": digest}, make))
+    return setting, found
 
 
 def check(only: Sequence[str], known: Iterable[str]) -> None:

@@ -85,7 +85,7 @@ class PredictiveHead:
     """Logarithms, but for a constant, of Gaussian densities with diagonal covariances.
 
     Args:
-        basis: (D, D), float64: ``z = (x / |x| - centre) basis``.
+        basis: (D, D): ``z = (x / |x| - centre) basis``, which is where the time goes and in single precision.
         centre: (D,).
         means: of the densities over z, (C, D).
         variances: (C, D).
@@ -99,7 +99,7 @@ class PredictiveHead:
     prior: Tensor
 
     def __call__(self, feature: Tensor) -> Tensor:
-        z = (F.normalize(feature, dim=1).double() - self.centre) @ self.basis
+        z = ((F.normalize(feature, dim=1) - self.centre.float()) @ self.basis.float()).double()
         precise = 1 / self.variances
         squares = z.square() @ precise.T - 2 * z @ (precise * self.means).T + (precise * self.means.square()).sum(1)
         return (self.prior - 0.5 * (squares + self.variances.log().sum(1))).float()

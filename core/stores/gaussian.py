@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..batch import batch_size, take
 from ..selection import ClassBalanced, Pool, Selector, Uniform, rank
+from .block import all_finite
 from .calibration import Calibrated
 from .files import read_save, write_save
 from .rows import Rows
@@ -418,7 +419,7 @@ class GaussianStore:
         if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
             described = f"{labels.dtype} of shape {tuple(labels.shape)}"
             raise ValueError(f"column {self.label!r} is {described}; expected integers of shape (B,)")
-        if not exact.isfinite().all():
+        if not all_finite(exact):
             row = int((~exact.isfinite().all(1)).nonzero()[0])
             raise ValueError(f"column {self.feature!r} has NaN or infinity in row {row}; expected finite features")
         return exact, labels.detach().to("cpu", torch.int64), features.dtype

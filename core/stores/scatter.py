@@ -210,9 +210,10 @@ class Shared(Scatter):
     def deviate(
         self, slots: Tensor, scale: Tensor, floor: Tensor, roots: dict[int, Tensor], generator: torch.Generator
     ) -> Tensor:
-        if 0 not in roots:
-            roots[0] = square_root(scale[0] * self.matrix(0) + floor.diag())
-        return normal((len(slots), len(floor)), floor.device, generator) @ roots[0].T
+        if 0 not in roots:  # single precision, which the noise has as well, in half the time
+            roots[0] = square_root(scale[0] * self.matrix(0) + floor.diag()).T.float()
+        noise = normal((len(slots), len(floor)), floor.device, generator).float()
+        return (noise @ roots[0]).double()
 
     def degrees(self, counts: Tensor) -> Tensor:
         return self.tensors["degrees"].clamp(min=1).double().expand(len(counts))

@@ -30,7 +30,9 @@ SIZE = 193
 WEIGHTS = "weights_vision/mobilenet_v2_imagenet_features.safetensors"
 
 
-def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, only: Sequence[str] = ()) -> Results:
+def reproduce(
+    *, seeds: int | None = None, data: Path | None = None, out: Path, only: Sequence[str] = (), processes: int = 2
+) -> Results:
     """Runs the methods over the sessions and prints their table.
 
     Features are kept in the cache of `features_of`, finished runs in ``out/runs``.
@@ -41,6 +43,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
             by default ``$MEMREPLAY_DATA``. Without the file of weights torchvision's own are used (a download).
         out: folder for the results.
         only: methods.
+        processes: methods at a time, one thread each.
 
     Raises:
         ValueError: ``only`` names no method.
@@ -55,7 +58,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     )
     results = Results("vision_cls/fscil", {"backbone": "MobileNetV2, ImageNet (transfer)", "size": SIZE})
     names = [name for name in CANDIDATES if not only or name in only]
-    table(results, names, stream.sessions, train, test, SEEDS if seeds is None else seeds, out / "runs")
+    table(results, names, stream.sessions, train, test, SEEDS if seeds is None else seeds, out / "runs", processes=processes)
     results.print()
     print(f"percent, mean ± 95 % interval over the seeds of a method; wrote {results.save(out)}")
     return results

@@ -31,15 +31,18 @@ def stream(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FewShotStream:
 
 def test_transfer(stream: FewShotStream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def backbone(root: Path) -> Classifier:
+        torch.manual_seed(0)
         return MLP(3, 8, 1, (32,))
 
-    torch.manual_seed(0)
     monkeypatch.setattr(fscil, "backbone", backbone)
     monkeypatch.setattr(fscil, "SIZE", 8)
-    results = fscil.reproduce(out=tmp_path, seeds=1, only=["ncm", "ours"])
+    results = fscil.reproduce(out=tmp_path, seeds=1, only=["ncm", "ours"], processes=1)
     assert {row.name for row in results.rows} == {"ncm", "ours"}
     assert {row.metric for row in results.rows} >= {"base", "novel", "harmonic", "average", "last", "drop"}
     assert (tmp_path / "results.md").is_file()
+    again = fscil.reproduce(out=tmp_path / "two", seeds=1, only=["ncm", "ours"], processes=2)
+    figures = {(row.name, row.metric): row.ours for row in results.rows if row.metric != "seconds"}
+    assert {(row.name, row.metric): row.ours for row in again.rows if row.metric != "seconds"} == figures
     with pytest.raises(ValueError, match="only is 'sgd'"):
         fscil.reproduce(out=tmp_path, only=["sgd"])
 
