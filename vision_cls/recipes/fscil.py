@@ -58,7 +58,8 @@ def reproduce(
     )
     results = Results("vision_cls/fscil", {"backbone": "MobileNetV2, ImageNet (transfer)", "size": SIZE})
     names = [name for name in CANDIDATES if not only or name in only]
-    table(results, names, stream.sessions, train, test, SEEDS if seeds is None else seeds, out / "runs", processes=processes)
+    count = SEEDS if seeds is None else seeds
+    table(results, names, stream.sessions, train, test, count, out / "runs", processes=processes)
     results.print()
     print(f"percent, mean ± 95 % interval over the seeds of a method; wrote {results.save(out)}")
     return results
