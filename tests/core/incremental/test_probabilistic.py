@@ -69,3 +69,11 @@ def test_no_row_is_stored() -> None:
 def test_numbers_out_of_range(options: tuple[float, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Probabilistic(*options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_vectors_of_any_precision(dtype: torch.dtype) -> None:
+    head = learned().head
+    assert head is not None
+    feature = QUERY.to(dtype)
+    assert torch.equal(head(feature), head(feature.float()))
