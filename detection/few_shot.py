@@ -40,9 +40,10 @@ ROWS: dict[str, dict[str, Any]] = {
     "tfa": {"method": "tfa"},
     "classic": {"method": "classic"},
     "replay": {"method": "replay"},
-    "distill": {"method": "distill"},
+    "distill": {"method": "distill", "back": 0.0},
     "gaussian": {"method": "gaussian"},
     "distill, half way back": {"method": "distill", "back": 0.5},
+    "distill, predictor alone, half way back": {"method": "distill", "back": 0.5, "learns": "predictor"},
     "finetune, half way back": {"method": "finetune", "back": 0.5},
     SHUFFLED: {"method": "replay"},
 }

@@ -60,7 +60,7 @@ class FineTuning:
         temperature: of the distillation.
         back: after the last step the weights go back so far towards where they started, but for those of the classes
             learned: 0 not at all, 0.5 half way; see `Detector.go_back`. What is known of old classes then lies between
-            the detectors before and after, and is often better than both.
+            the detectors before and after, and is often better than both. None: half way for ``distill``, else 0.
         unmarked: background of the shots' images that the detector takes for an old class with a probability above this
             is not learned from; null: it is. For the methods that replay regions with their boxes, from regions.
         cached: learn from regions that are extracted once, instead of images; backbone and proposals are frozen then.
@@ -73,16 +73,16 @@ class FineTuning:
         weight_decay: of SGD.
     """
 
-    method: Method = "replay"
+    method: Method = "distill"
     steps: int = 300
-    lr: float = 0.01
+    lr: float = 0.003
     images: int = 4
     regions: int = 128
     replay: int = 128
     weight: float = 1.0
-    distillation: float = 1.0
-    temperature: float = 1.0
-    back: float = 0.0
+    distillation: float = 3.0
+    temperature: float = 2.0
+    back: float | None = None
     unmarked: float | None = 0.5
     cached: bool = True
     passes: int = 4
@@ -94,7 +94,7 @@ class FineTuning:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"steps is {self.steps}; expected at least 0")
-        if not 0 <= self.back < 1:
+        if self.back is not None and not 0 <= self.back < 1:
             raise ValueError(f"back is {self.back}; expected a share from 0 to below 1")
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
@@ -111,6 +111,11 @@ class FineTuning:
     def replays(self) -> bool:
         """Whether the method needs a memory."""
         return self.method not in ("finetune", "tfa")
+
+    @property
+    def way_back(self) -> float:
+        """The share of ``back``."""
+        return self.back if self.back is not None else 0.5 if self.method == "distill" else 0.0
 
     @property
     def frozen(self) -> tuple[Part, ...]:
@@ -197,7 +202,7 @@ class FineTuning:
             loader = batches(rows, min(self.regions, len(rows["label"])), seed=seed, drop_last=True)
         else:
             loader = image_batches(data, self.images, seed=seed)
-        start = {n: p.detach().clone() for n, p in detector.named_parameters() if self.back and p.requires_grad}
+        start = {n: p.detach().clone() for n, p in detector.named_parameters() if self.way_back and p.requires_grad}
         progress = fit(
             detector,
             optimizer,
@@ -213,9 +218,9 @@ class FineTuning:
             resume=resume,
             **options,
         )
-        if self.back:
+        if self.way_back:
             taught = [label for label, boxes in enumerate(data.counts().values()) if boxes]
-            detector.go_back(start, self.back, taught)
+            detector.go_back(start, self.way_back, taught)
         return progress
 
     def _query(self, detector: Detector, data: DetectionSet) -> Callable[[Any], Mapping[str, Tensor]]:

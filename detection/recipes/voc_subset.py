@@ -53,7 +53,7 @@ PLAN = FewShot(
         std=(0.5, 0.5, 0.5),
     ),
     BaseTraining(steps=2500, lr=0.0004, optimizer="adamw", weight_decay=0.05),
-    FineTuning(steps=150, regions=64, replay=64, distillation=3.0, temperature=2.0),
+    FineTuning(steps=150, regions=64, replay=64),
     shots=(1, 3, 5, 10),
     learning_rates=(0.0003, 0.001, 0.003, 0.01),
     moments=(10, 25, 50, 100, 150),

@@ -163,7 +163,7 @@ def test_mistakes(start: TorchvisionDetector, scenes: DetectionSet) -> None:
         FineTuning(back=1.0)
     with pytest.raises(ValueError, match="which freezes all but the predictor"):
         FineTuning("tfa", learns="all", cached=False)
-    with pytest.raises(ValueError, match="expected one with regions for the method 'replay'"):
+    with pytest.raises(ValueError, match="expected one with regions for the method 'distill'"):
         FineTuning().tune(start, scenes)
     tuning = FineTuning()
     memory = memory_of(start, scenes, tuning)
