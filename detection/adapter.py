@@ -214,6 +214,7 @@ class DetectionAdapter:
             "architecture": {**asdict(self.architecture), "weights": None},
             "cosines": self.detector.cosines,
             "logits": self.detector.classes,
+            "rounds": list(self.detector.rounds),
             "classes": {str(number): name for number, name in self.names.items()},
             "base": self.base,
             "memory": memory,
@@ -238,6 +239,7 @@ class DetectionAdapter:
             if meta["cosines"]:
                 detector.use_cosines()
             detector.load_state_dict(_within(tensors, "detector."))
+            detector.rounds = tuple(meta.get("rounds", ()))
             adapter = DetectionAdapter(architecture, detector.to(device), [""] * detector.classes)
             adapter.names = {int(number): name for number, name in meta["classes"].items()}
             adapter.base = list(meta["base"])

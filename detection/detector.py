@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -56,6 +57,10 @@ class Detections:
         labels = [places[label] for label in self.labels[known].tolist()]
         return replace(self._only(known), labels=torch.tensor(labels, dtype=torch.int64))
 
+    def within(self, first: int, end: int) -> Detections:
+        """Those of the classes from ``first`` up to ``end``, which is out."""
+        return self._only((self.labels >= first) & (self.labels < end))
+
     def _only(self, index: Tensor) -> Detections:
         return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
@@ -97,6 +102,10 @@ class Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.frozen: tuple[Part, ...] = ()
+        self.rounds: tuple[int, ...] = ()
+        """Classes known before each later round of learning whose scores are apart: the probability of a class is that
+        among the background and the classes up to the end of its own round, so that classes learned later take nothing
+        from it. None: all share."""
 
     @property
     def tap(self) -> Tap:
@@ -140,9 +149,29 @@ class Detector(nn.Module):
         """Pooled features (N, ...) of given boxes, in pixels of the resized images, those of the first image first."""
         raise TypeError(f"{type(self).__name__} must override pool")
 
+    def predictions(self, proposed: Proposed) -> tuple[Tensor, Tensor]:
+        """What box head and predictor say of these regions: scores and box corrections, in the predictor's order."""
+        raise TypeError(f"{type(self).__name__} must override predictions")
+
+    def detections(self, scores: Tensor, corrections: Tensor, proposed: Proposed) -> list[Detections]:
+        """What is found where the predictor says so of these regions, image by image, not more than `most`."""
+        raise TypeError(f"{type(self).__name__} must override detections")
+
+    @property
+    def most(self) -> int:
+        """Detections on an image, at most."""
+        raise TypeError(f"{type(self).__name__} must override most")
+
     def find(self, proposed: Proposed) -> list[Detections]:
-        """What box head and predictor find in these regions, image by image."""
-        raise TypeError(f"{type(self).__name__} must override find")
+        """What box head and predictor find in these regions, image by image; for `rounds`, round by round."""
+        with evaluating(self):
+            scores, corrections = self.predictions(proposed)
+            found = []
+            for first, end in pairwise((0, *self.rounds, self.classes)):
+                places = torch.arange(end, self.classes) + (not self.background_last)
+                known = scores.index_fill(1, places.to(scores.device), -torch.inf)
+                found.append([one.within(first, end) for one in self.detections(known, corrections, proposed)])
+        return [merged(parts, self.most) for parts in zip(*found, strict=True)]
 
     def grow(self, classes: int, generator: torch.Generator) -> None:
         """Adds classes to the predictor; the weights of those there are stay as they are."""
@@ -170,6 +199,11 @@ class Detector(nn.Module):
                 weights.lerp_(start[name].to(weights), share)
         for part, values in zip((part for parts in own for part in parts), kept, strict=True):
             part.copy_(values)
+
+    @torch.no_grad()
+    def lift(self, label: int, by: float) -> None:
+        """Adds a number to all scores of a class."""
+        parts_of(self.part("predictor"), label, background_last=self.background_last)[1].add_(by)
 
     def use_cosines(self) -> None:
         """Turns the scores of the predictor into cosines, with the same weights, if they are none."""
@@ -263,6 +297,15 @@ def views(model: Any, batch: Any, recalled: Mapping[str, Rows] | None) -> tuple[
     found = model(batch, {name: columns_of(rows) for name, rows in draws.items()})
     new = View(found["rows"], found["outputs"])
     return new, {name: View(rows, found["recalled"][name]) for name, rows in draws.items()}
+
+
+def merged(parts: Sequence[Detections], most: int) -> Detections:
+    """The best of several lists of detections on an image, at most ``most``, best first."""
+    boxes, scores, labels = (
+        torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "labels")
+    )
+    order = scores.argsort(descending=True, stable=True)[:most]
+    return Detections(boxes[order], scores[order], labels[order])
 
 
 @contextmanager

@@ -43,8 +43,9 @@ ROWS: dict[str, dict[str, Any]] = {
     "distill": {"method": "distill", "back": 0.0},
     "gaussian": {"method": "gaussian"},
     "distill, half way back": {"method": "distill", "back": 0.5},
-    "distill, predictor alone, half way back": {"method": "distill", "back": 0.5, "learns": "predictor"},
     "finetune, half way back": {"method": "finetune", "back": 0.5},
+    "distill, old scores apart": {"method": "distill", "back": 0.5, "apart": True, "lift": 1.0},
+    "finetune, old scores apart": {"method": "finetune", "back": 0.5, "apart": True, "lift": 1.0},
     SHUFFLED: {"method": "replay"},
 }
 """What each row sets of `FineTuning`; the last is a control: replay whose memory has the labels of objects exchanged

@@ -186,18 +186,23 @@ class TorchvisionDetector(Detector):
             pooled: Tensor = self.heads.box_roi_pool(self._maps(resized), list(boxes), resized.image_sizes)
         return pooled
 
-    def find(self, proposed: Proposed) -> list[Detections]:
+    def predictions(self, proposed: Proposed) -> tuple[Tensor, Tensor]:
         heads = self.heads
-        with evaluating(self):
-            feature = proposed.feature.to(heads.box_predictor.cls_score.weight)
-            described = heads.box_head(feature)
-            with torch.autocast(described.device.type, enabled=False):  # scores of half precision would tie
-                logits, deltas = heads.box_predictor(described.to(heads.box_predictor.cls_score.weight))
-            parts = proposed.boxes.to(logits.device).split(proposed.counts)
-            found = zip(*heads.postprocess_detections(logits, deltas, list(parts), proposed.sizes), strict=True)
-            named = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]
-            placed = self.model.transform.postprocess(named, proposed.sizes, proposed.originals)
+        described = heads.box_head(proposed.feature.to(heads.box_predictor.cls_score.weight))
+        with torch.autocast(described.device.type, enabled=False):  # scores of half precision would tie
+            scores, corrections = heads.box_predictor(described.to(heads.box_predictor.cls_score.weight))
+        return scores, corrections
+
+    def detections(self, scores: Tensor, corrections: Tensor, proposed: Proposed) -> list[Detections]:
+        parts = list(proposed.boxes.to(scores.device).split(proposed.counts))
+        found = zip(*self.heads.postprocess_detections(scores, corrections, parts, proposed.sizes), strict=True)
+        named = [dict(zip(("boxes", "scores", "labels"), one, strict=True)) for one in found]
+        placed = self.model.transform.postprocess(named, proposed.sizes, proposed.originals)
         return [Detections(one["boxes"].cpu(), one["scores"].cpu(), one["labels"].cpu() - 1) for one in placed]
+
+    @property
+    def most(self) -> int:
+        return int(self.heads.detections_per_img)
 
     def _proposals(self, images: Any) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Feature maps, and the boxes proposed."""

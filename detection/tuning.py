@@ -59,8 +59,14 @@ class FineTuning:
         distillation: weight of the old scores.
         temperature: of the distillation.
         back: after the last step the weights go back so far towards where they started, but for those of the classes
-            learned: 0 not at all, 0.5 half way; see `Detector.go_back`. What is known of old classes then lies between
-            the detectors before and after, and is often better than both. None: half way for ``distill``, else 0.
+            learned: 0 not at all, 0.5 half way, 1 all of it; see `Detector.go_back`. What is known of old classes then
+            lies between the detectors before and after, and is often better than both. None: half way for ``distill``,
+            else 0.
+        apart: classes before those learned keep the probabilities that they have among themselves, as if a second head
+            were kept for them (after Retentive R-CNN); see `Detector.rounds`. The same box may then be found as one of
+            them and as a new class.
+        lift: added to the scores of the classes learned, after the last step: what was seen a few times has low
+            probabilities, and what is below the threshold of the detector (mostly 0.05) is never found.
         unmarked: background of the shots' images that the detector takes for an old class with a probability above this
             is not learned from; null: it is. For the methods that replay regions with their boxes, from regions.
         cached: learn from regions that are extracted once, instead of images; backbone and proposals are frozen then.
@@ -83,6 +89,8 @@ class FineTuning:
     distillation: float = 3.0
     temperature: float = 2.0
     back: float | None = None
+    apart: bool = False
+    lift: float = 0.0
     unmarked: float | None = 0.5
     cached: bool = True
     passes: int = 4
@@ -94,8 +102,8 @@ class FineTuning:
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise ValueError(f"steps is {self.steps}; expected at least 0")
-        if self.back is not None and not 0 <= self.back < 1:
-            raise ValueError(f"back is {self.back}; expected a share from 0 to below 1")
+        if self.back is not None and not 0 <= self.back <= 1:
+            raise ValueError(f"back is {self.back}; expected a share from 0 to 1")
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.cached and self.learns == "all":
@@ -218,9 +226,13 @@ class FineTuning:
             resume=resume,
             **options,
         )
+        taught = [label for label, boxes in enumerate(data.counts().values()) if boxes]
         if self.way_back:
-            taught = [label for label, boxes in enumerate(data.counts().values()) if boxes]
             detector.go_back(start, self.way_back, taught)
+        if self.apart and (first := min(taught, default=0)):
+            detector.rounds = (*(known for known in detector.rounds if known < first), first)
+        for label in taught:
+            detector.lift(label, self.lift)
         return progress
 
     def _query(self, detector: Detector, data: DetectionSet) -> Callable[[Any], Mapping[str, Tensor]]:

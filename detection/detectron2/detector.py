@@ -161,18 +161,24 @@ class Detectron2Detector(Detector):
             )
         return pooled
 
-    def find(self, proposed: Proposed) -> list[Detections]:
+    def predictions(self, proposed: Proposed) -> tuple[Tensor, Tensor]:
         predictor = self.heads.box_predictor
+        described = self.heads.box_head(proposed.feature.to(predictor.cls_score.weight))
+        with torch.autocast(described.device.type, enabled=False):  # scores of half precision would tie
+            scores, corrections = predictor(described.to(predictor.cls_score.weight))
+        return scores, corrections
+
+    def detections(self, scores: Tensor, corrections: Tensor, proposed: Proposed) -> list[Detections]:
         parts = []
         for size, boxes in zip(proposed.sizes, proposed.boxes.split(proposed.counts), strict=True):
-            parts.append(Instances(size, proposal_boxes=Boxes(boxes.to(predictor.cls_score.weight))))
-        with evaluating(self):
-            described = self.heads.box_head(proposed.feature.to(predictor.cls_score.weight))
-            with torch.autocast(described.device.type, enabled=False):  # scores of half precision would tie
-                predictions = predictor(described.to(predictor.cls_score.weight))
-            found = predictor.inference(predictions, parts)[0]
-            placed = [detector_postprocess(one, *size) for one, size in zip(found, proposed.originals, strict=True)]
+            parts.append(Instances(size, proposal_boxes=Boxes(boxes.to(scores))))
+        found = self.heads.box_predictor.inference((scores, corrections), parts)[0]
+        placed = [detector_postprocess(one, *size) for one, size in zip(found, proposed.originals, strict=True)]
         return [Detections(one.pred_boxes.tensor.cpu(), one.scores.cpu(), one.pred_classes.cpu()) for one in placed]
+
+    @property
+    def most(self) -> int:
+        return int(self.heads.box_predictor.test_topk_per_image)
 
     def _proposals(self, inputs: list[dict[str, Any]]) -> tuple[dict[str, Tensor], list[Instances]]:
         """Feature maps, and the boxes proposed."""

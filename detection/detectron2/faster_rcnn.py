@@ -113,6 +113,7 @@ def carried(detector: TorchvisionDetector, architecture: FasterRCNN) -> Detectro
     found = Detectron2Detector(made, shorter, architecture.max_size)
     if detector.cosines:
         found.use_cosines()
+    found.rounds = detector.rounds
     _copy(model, made)
     return found.to(next(model.parameters()).device)
 

@@ -223,9 +223,12 @@ def test_what_is_found_is_what_detectron2_finds(made: Detectron2Detector, yaml: 
         assert torch.equal(one.labels, other.pred_classes)
 
 
-def test_a_detector_of_torchvision_carried_over_finds_the_same(scenes: DetectionSet) -> None:
-    theirs = replace(TINY, ratios=(0.5, 1.0)).build(3)
-    ours = replace(TINY, ratios=(0.5, 1.0), backend="detectron2").build(3)
+@pytest.mark.parametrize("rounds", [(), (1, 2)])
+def test_a_detector_of_torchvision_carried_over_finds_the_same(rounds: tuple[int, ...], scenes: DetectionSet) -> None:
+    architecture = replace(TINY, ratios=(0.5, 1.0))
+    theirs = architecture.build(3)
+    theirs.rounds = rounds
+    ours = architecture.carried(theirs)
     assert isinstance(ours, Detectron2Detector)
     theirs.heads.score_thresh = ours.heads.box_predictor.test_score_thresh = 0.2
     images = [scenes.image(0), scenes.image(1)[:, :32]]

@@ -8,9 +8,11 @@ import torch
 
 from memreplay.core.memory import ReplayMemory
 from memreplay.core.training import fit
+from memreplay.detection.adapter import DetectionAdapter
 from memreplay.detection.base import BaseTraining
 from memreplay.detection.data import DetectionSet, image_batches
 from memreplay.detection.detector import views
+from memreplay.detection.faster_rcnn import FasterRCNN
 from memreplay.detection.memory import ROIMemory
 from memreplay.detection.regions import extract, fill, unless_known
 from memreplay.detection.shots import Shots
@@ -81,6 +83,57 @@ def test_weights_go_half_way_back_but_for_those_of_the_new_classes(
             expected[places] = after[name][places]
         assert torch.allclose(values, expected, atol=1e-7), name
     assert not torch.equal(before["model.roi_heads.box_head.fc6.weight"], after["model.roi_heads.box_head.fc6.weight"])
+
+
+def test_old_classes_are_found_as_before_when_their_scores_are_apart(
+    start: TorchvisionDetector, scenes: DetectionSet, tmp_path: Path
+) -> None:
+    images = [scenes.image(0), scenes.image(1)[:, :32]]
+    architecture = FasterRCNN("small", levels=(4, 8), channels=16, head=32, min_size=64, max_size=64, anchor=12)
+    old = architecture.build(2)
+    old.heads.score_thresh = 0.2
+    before = old.detect(images)
+    few = Shots.draw(scenes, NEW[2:], 3).of(scenes, NEW)
+    tuning = FineTuning(steps=20, lr=0.1, regions=16, replay=8, passes=1, learns="predictor", back=1.0, apart=True)
+    found, logits = {}, {}
+    for lift in (0.0, 1.0):
+        new = copy.deepcopy(old)
+        new.grow(1, torch.Generator())
+        memory = fill(
+            ROIMemory.of_rows(20, 10, fingerprint=new.fingerprint(), logits=True), extract(old, scenes.of(OLD))
+        )
+        replace(tuning, lift=lift).tune(new, few, memory, progress_bar=False)
+        assert new.rounds == (2,)
+        found[lift] = new.detect(images)
+        logits[lift] = new.judge(extract(old, scenes.of(OLD)))["logits"]
+        for one, other in zip(found[lift], before, strict=True):
+            kept = one.within(0, 2)
+            assert torch.allclose(kept.scores, other.scores)
+            assert torch.equal(kept.labels, other.labels)
+            assert torch.allclose(kept.boxes, other.boxes)
+            assert one.scores.tolist() == sorted(one.scores.tolist(), reverse=True)
+    assert sum(len(one.scores) for one in before) > 5
+    assert torch.allclose(logits[1.0] - logits[0.0], torch.tensor([0.0, 0, 0, 1]), atol=1e-6)
+
+    DetectionAdapter(architecture, new, NEW).save(tmp_path)
+    loaded = DetectionAdapter.load(tmp_path).detector
+    assert loaded.rounds == (2,)
+    loaded.heads.score_thresh = 0.2
+    for one, other in zip(loaded.detect(images), found[1.0], strict=True):
+        assert torch.equal(one.scores, other.scores)
+
+
+def test_every_round_is_apart_from_the_next(start: TorchvisionDetector, scenes: DetectionSet) -> None:
+    tuning = FineTuning("finetune", steps=1, regions=16, passes=1, apart=True)
+    for added, expected in ((1, (3,)), (1, (3, 4)), (0, (3,))):
+        names = [str(number) for number in range(start.classes + added)]
+        if added:
+            start.grow(added, torch.Generator())
+        pictures = [
+            replace(p, labels=torch.full_like(p.labels, 3 if not added else len(names) - 1)) for p in scenes.pictures
+        ]
+        tuning.tune(start, DetectionSet(names, pictures, scenes.files), progress_bar=False)
+        assert start.rounds == expected
 
 
 def test_terms_by_name(start: TorchvisionDetector, scenes: DetectionSet, tmp_path: Path) -> None:
@@ -159,8 +212,8 @@ def test_mistakes(start: TorchvisionDetector, scenes: DetectionSet) -> None:
         FineTuning("repaly")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cached is True and learns is 'all'"):
         FineTuning(learns="all")
-    with pytest.raises(ValueError, match=r"back is 1\.0; expected a share from 0 to below 1"):
-        FineTuning(back=1.0)
+    with pytest.raises(ValueError, match=r"back is 1\.5; expected a share from 0 to 1"):
+        FineTuning(back=1.5)
     with pytest.raises(ValueError, match="which freezes all but the predictor"):
         FineTuning("tfa", learns="all", cached=False)
     with pytest.raises(ValueError, match="expected one with regions for the method 'distill'"):
