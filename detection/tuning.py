@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,8 @@ class FineTuning:
             raise ValueError(f"steps is {self.steps}; expected at least 0")
         if self.back is not None and not 0 <= self.back <= 1:
             raise ValueError(f"back is {self.back}; expected a share from 0 to 1")
+        if not math.isfinite(self.lift):
+            raise ValueError(f"lift is {self.lift}; expected a finite number")
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; expected one of {', '.join(METHODS)}")
         if self.cached and self.learns == "all":

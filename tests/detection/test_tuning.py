@@ -214,6 +214,8 @@ def test_mistakes(start: TorchvisionDetector, scenes: DetectionSet) -> None:
         FineTuning(learns="all")
     with pytest.raises(ValueError, match=r"back is 1\.5; expected a share from 0 to 1"):
         FineTuning(back=1.5)
+    with pytest.raises(ValueError, match="lift is nan; expected a finite number"):
+        FineTuning(lift=float("nan"))
     with pytest.raises(ValueError, match="which freezes all but the predictor"):
         FineTuning("tfa", learns="all", cached=False)
     with pytest.raises(ValueError, match="expected one with regions for the method 'distill'"):
