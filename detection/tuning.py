@@ -18,6 +18,7 @@ from ..core.memory import ReplayMemory
 from ..core.mixers import KnowledgeDistillation, Term
 from ..core.retrievers import Nearest
 from ..core.selection import ClassBalanced, Selector, TopScore, Uniform
+from ..core.stores import Store
 from ..core.stores.keeping import Reservoir
 from ..core.training import fit
 from .data import DetectionSet, image_batches
@@ -194,6 +195,10 @@ class FineTuning:
             if memory is None or not len(memory):
                 raise ValueError(f"memory is {memory!r}; expected one with regions for the method {self.method!r}")
             memory.check(detector.fingerprint(), detector.feature_shape)
+            if self.method == "distill" and not isinstance(memory.objects, Store):
+                raise ValueError(
+                    "method is 'distill' and memory holds statistics, no scores; expected 'gaussian' for it"
+                )
         old = _classes_in(memory) if self.replays else 0
         if self.cached and rows is None:
             rows = extract(detector, data, passes=self.passes, seed=seed)

@@ -226,6 +226,9 @@ def test_mistakes(start: TorchvisionDetector, scenes: DetectionSet) -> None:
     memory.fingerprint = "another"
     with pytest.raises(ValueError, match="the memory is of the backbone and pooler another"):
         tuning.tune(start, scenes, memory)
+    statistics = memory_of(start, scenes, FineTuning("gaussian"))
+    with pytest.raises(ValueError, match="memory holds statistics, no scores; expected 'gaussian' for it"):
+        tuning.tune(start, scenes, statistics)
     four = DetectionSet([*scenes.classes, "9"], scenes.pictures, scenes.files)
     with pytest.raises(ValueError, match="data has 4 classes, the detector 3"):
         tuning.tune(start, four, memory)
