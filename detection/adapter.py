@@ -20,10 +20,12 @@ from ..core.reporting.picture import data_uri
 from ..core.stores import Store
 from ..core.stores.files import read_save, write_save
 from .data import DetectionSet
-from .detector import Detections, Detector
+from .detections import Detections
+from .detector import Detector
 from .evaluation import detect
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
+from .prototypes import PrototypeCalibration, Prototypes
 from .regions import crop, extract
 from .tuning import FineTuning
 
@@ -215,11 +217,17 @@ class DetectionAdapter:
             "cosines": self.detector.cosines,
             "logits": self.detector.classes,
             "rounds": list(self.detector.rounds),
+            "prototypes": self._prototypes(),
             "classes": {str(number): name for number, name in self.names.items()},
             "base": self.base,
             "memory": memory,
         }
         write_save(Path(folder), tensors, meta)
+
+    def _prototypes(self) -> dict[str, Any] | None:
+        """Their calibration, and how many classes they have places for."""
+        held = self.detector.prototypes
+        return None if held is None else {"calibration": asdict(held.calibration), "classes": len(held.counts)}
 
     @staticmethod
     def load(folder: str | Path, *, device: torch.device | str = "cpu") -> DetectionAdapter:
@@ -233,11 +241,13 @@ class DetectionAdapter:
         if meta.get("kind") != KIND:
             raise ValueError(f"{folder} holds no detection adapter; its kind is {meta.get('kind')!r}")
         try:
-            saved = {n: tuple(v) if isinstance(v, list) else v for n, v in meta["architecture"].items()}
-            architecture = FasterRCNN(**saved)  # type: ignore[arg-type]
+            architecture = FasterRCNN(**_tupled(meta["architecture"]))
             detector = architecture.build(int(meta["logits"]))
             if meta["cosines"]:
                 detector.use_cosines()
+            if (held := meta.get("prototypes")) is not None:
+                calibration = PrototypeCalibration(**_tupled(held["calibration"]))
+                detector.prototypes = Prototypes(calibration, held["classes"], random=True)
             detector.load_state_dict(_within(tensors, "detector."))
             detector.rounds = tuple(meta.get("rounds", ()))
             adapter = DetectionAdapter(architecture, detector.to(device), [""] * detector.classes)
@@ -276,6 +286,11 @@ def _feature(detector: Detector, image: Tensor, box: Tensor, label: Tensor) -> T
         torch.manual_seed(0)
         rows = detector.regions(placed)
     return rows["feature"][rows["iou"].argmax()].flatten()[None].float().cpu()
+
+
+def _tupled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """As they were before JSON made lists of tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _within(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

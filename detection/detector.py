@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -15,8 +15,10 @@ from ..core.batch import Batch
 from ..core.fingerprint import fingerprint
 from ..core.mixers.view import View, columns_of, on_device
 from ..core.stores import Rows
+from .detections import Detections, merged
 from .memory import BACKGROUND
 from .predictors import CosineScores, drop, grow, parts_of, use_cosines
+from .prototypes import Prototypes
 
 Images: TypeAlias = Mapping[str, list[Tensor]]
 """A batch of images: ``image`` (3, H, W), uint8 or floats in [0, 1]; and where they are learned from ``boxes`` (N, 4),
@@ -26,43 +28,6 @@ Part: TypeAlias = Literal["backbone", "proposals", "head", "predictor"]
 Tap: TypeAlias = Literal["pooled", "head"]
 PARTS: tuple[Part, ...] = ("backbone", "proposals", "head", "predictor")
 """The parts of a detector, in the order in which an image passes them."""
-
-
-@dataclass(frozen=True)
-class Detections:
-    """What was found on an image.
-
-    Attributes:
-        boxes: float32 (N, 4), x1, y1, x2, y2 in pixels of the image.
-        scores: float32 (N,), descending.
-        labels: int64 (N,), the classes.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-
-    def above(self, score: float) -> Detections:
-        """Those with at least this score."""
-        return self._only(self.scores >= score)
-
-    def numbered(self, places: Mapping[int, int]) -> Detections:
-        """With other numbers for the classes; those without one are left out.
-
-        >>> found = Detections(torch.zeros(2, 4), torch.tensor([0.9, 0.8]), torch.tensor([3, 5]))
-        >>> found.numbered({5: 0}).labels
-        tensor([0])
-        """
-        known = torch.tensor([label in places for label in self.labels.tolist()], dtype=torch.bool)
-        labels = [places[label] for label in self.labels[known].tolist()]
-        return replace(self._only(known), labels=torch.tensor(labels, dtype=torch.int64))
-
-    def within(self, first: int, end: int) -> Detections:
-        """Those of the classes from ``first`` up to ``end``, which is out."""
-        return self._only((self.labels >= first) & (self.labels < end))
-
-    def _only(self, index: Tensor) -> Detections:
-        return Detections(self.boxes[index], self.scores[index], self.labels[index])
 
 
 @dataclass(frozen=True)
@@ -106,6 +71,8 @@ class Detector(nn.Module):
         """Classes known before each later round of learning whose scores are apart: the probability of a class is that
         among the background and the classes up to the end of its own round, so that classes learned later take nothing
         from it. None: all share."""
+        self.prototypes: Prototypes | None = None
+        """How boxes of classes that were seen a few times look, if scores are corrected by that; see `detect`."""
 
     @property
     def tap(self) -> Tap:
@@ -178,8 +145,11 @@ class Detector(nn.Module):
         grow(self.part("predictor"), classes, generator, background_last=self.background_last)
 
     def drop(self, label: int) -> None:
-        """Erases what the predictor knows of a class, which is then never predicted. Its place stays empty."""
+        """Erases what the predictor and the prototypes know of a class, which is then never predicted. Its place stays
+        empty."""
         drop(self.part("predictor"), label, background_last=self.background_last)
+        if self.prototypes is not None:
+            self.prototypes.drop(label)
 
     @torch.no_grad()
     def go_back(self, start: Mapping[str, Tensor], share: float, learned: Iterable[int]) -> None:
@@ -240,8 +210,9 @@ class Detector(nn.Module):
         return fingerprint(self.part("backbone"), self.pooled_by(), *behind)[:16]
 
     def detect(self, images: Sequence[Tensor]) -> list[Detections]:
-        """What is on images (3, H, W), uint8 or floats in [0, 1]."""
-        return self.find(self.propose(images))
+        """What is on images (3, H, W), uint8 or floats in [0, 1]; scores are corrected by the `prototypes`."""
+        found = self.find(self.propose(images))
+        return found if self.prototypes is None else self.prototypes.calibrate(found, images)
 
     # -- the step ---------------------------------------------------------------------------------------------------
 
@@ -297,15 +268,6 @@ def views(model: Any, batch: Any, recalled: Mapping[str, Rows] | None) -> tuple[
     found = model(batch, {name: columns_of(rows) for name, rows in draws.items()})
     new = View(found["rows"], found["outputs"])
     return new, {name: View(rows, found["recalled"][name]) for name, rows in draws.items()}
-
-
-def merged(parts: Sequence[Detections], most: int) -> Detections:
-    """The best of several lists of detections on an image, at most ``most``, best first."""
-    boxes, scores, labels = (
-        torch.cat([getattr(part, name) for part in parts]) for name in ("boxes", "scores", "labels")
-    )
-    order = scores.argsort(descending=True, stable=True)[:most]
-    return Detections(boxes[order], scores[order], labels[order])
 
 
 @contextmanager

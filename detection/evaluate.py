@@ -11,7 +11,7 @@ from ..core.reporting import Results
 from ..core.reporting.cases import save_cases
 from .adapter import DetectionAdapter
 from .data import DetectionData, DetectionSet
-from .detector import Detections
+from .detections import Detections
 from .evaluation import METRICS, Precision, detect, judge, judge_voc
 
 

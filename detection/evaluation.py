@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .coco import as_coco
 from .data import DetectionSet, Picture
-from .detector import Detections, Detector
+from .detections import Detections
+from .detector import Detector
 
 Flags: TypeAlias = np.ndarray[Any, np.dtype[np.bool_]]
 METRICS = ("AP", "AP50", "AP75")

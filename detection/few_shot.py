@@ -24,12 +24,14 @@ from ..core.training import new_accelerator
 from .adapter import DetectionAdapter
 from .base import BaseTraining
 from .data import DetectionSet
-from .detector import Detections, Detector
+from .detections import Detections
+from .detector import Detector
 from .evaluation import METRICS, detect, judge, judge_voc
 from .faster_rcnn import FasterRCNN
 from .memory import ROIMemory
 from .parts import Parts
 from .proposals import Proposals
+from .prototypes import PrototypeCalibration
 from .regions import stream
 from .shots import Shots
 from .tuning import FineTuning
@@ -46,10 +48,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "finetune, half way back": {"method": "finetune", "back": 0.5},
     "distill, old scores apart": {"method": "distill", "back": 0.5, "apart": True, "lift": 1.0},
     "finetune, old scores apart": {"method": "finetune", "back": 0.5, "apart": True, "lift": 1.0},
+    "distill, old scores apart, prototypes": {"method": "distill", "back": 0.5, "apart": True, "lift": 2.0},
+    "tfa, prototypes": {"method": "tfa"},
     SHUFFLED: {"method": "replay"},
 }
 """What each row sets of `FineTuning`; the last is a control: replay whose memory has the labels of objects exchanged
 at random."""
+CALIBRATED = tuple(name for name in ROWS if name.endswith("prototypes"))
+"""The rows whose scores of new classes are calibrated by `FewShot.calibration`, in tables that have one."""
 BASE = "base"
 CURVES = "curves"
 NAMES = (BASE, CURVES, *ROWS)
@@ -69,6 +75,7 @@ class FewShot:
         detector: the architecture.
         base: how the base classes are learned.
         tuning: how new ones are; method and learning rate are chosen by the table.
+        calibration: of the rows with prototypes; None: there are none.
         shots: the numbers of boxes, K.
         learning_rates: that are tried for every method,
         rehearsal: with this many boxes.
@@ -87,6 +94,7 @@ class FewShot:
     detector: FasterRCNN = FasterRCNN()  # noqa: RUF009 (immutable)
     base: BaseTraining = BaseTraining()  # noqa: RUF009
     tuning: FineTuning = FineTuning()  # noqa: RUF009
+    calibration: PrototypeCalibration | None = None
     shots: tuple[int, ...] = (1, 2, 3, 5, 10)
     learning_rates: tuple[float, ...] = (0.001, 0.003, 0.01, 0.03)
     rehearsal: int = 5
@@ -97,6 +105,12 @@ class FewShot:
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     pooled: int | None = None
     voc: bool = False
+
+    def weighted(self, weights: Path | None) -> FewShot:
+        """With a file of weights for the backbone, which is the classifier of the calibration as well, before it learns
+        to detect; None: random ones, and published ones."""
+        calibration = None if self.calibration is None else replace(self.calibration, weights=weights)
+        return replace(self, detector=replace(self.detector, weights=weights), calibration=calibration)
 
 
 class Table:
@@ -196,7 +210,8 @@ class Table:
         return _read(path)
 
     def _tuning(self, name: str, lr: float) -> FineTuning:
-        return replace(self.plan.tuning, lr=lr, **ROWS[name])
+        calibration = self.plan.calibration if name in CALIBRATED else None
+        return replace(self.plan.tuning, lr=lr, calibration=calibration, **ROWS[name])
 
     def _tune(
         self, name: str, lr: float, detector: Detector, start: Start, seed: int, **options: Any
@@ -348,7 +363,8 @@ def fill_in(
     for metric in metrics:
         add("base detector", f"base {metric}", [table.before()[f"base {metric}"]])
     results.save(table.out)
-    chosen = [name for name in ROWS if not only or name in only]
+    calibrates = table.plan.calibration is not None
+    chosen = [name for name in ROWS if (not only or name in only) and (calibrates or name not in CALIBRATED)]
     rates = {name: table.rate(name) for name in chosen}
     # the K of the rehearsal first, so that a run that was stopped has a whole block of figures
     for shot in sorted(table.plan.shots, key=lambda shot: shot != table.plan.rehearsal):

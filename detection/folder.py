@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-from .faster_rcnn import FasterRCNN
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,3 @@ class Folder:
     def first(self, *names: str) -> Path | None:
         """The first of these files or folders that is there."""
         return next((path for name in names if (path := self.root / name).exists()), None)
-
-    def weighted(self, architecture: FasterRCNN, name: str) -> FasterRCNN:
-        """``architecture`` with a file of weights for its backbone; with random ones if it is not there."""
-        return replace(architecture, weights=self.first(name))

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from .data import DetectionSet
-from .detector import Detections
+from .detections import Detections
 from .memory import ROIMemory
 
 

@@ -11,7 +11,7 @@ from zipfile import ZipFile, is_zipfile
 from ..arguments import command
 from .adapter import DetectionAdapter
 from .data import ImageFiles
-from .detector import Detections
+from .detections import Detections
 from .pictures import columns, drawn
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}

@@ -8,7 +8,9 @@ import torch
 
 from ..core.fingerprint import fingerprint
 from .data import DetectionSet
-from .detector import Detections, Detector, Proposed
+from .detections import Detections
+from .detector import Detector, Proposed
+from .prototypes import Prototypes, Seen
 
 
 class Proposals:
@@ -20,11 +22,14 @@ class Proposals:
     Args:
         parts: of some images each.
         fingerprint: of the parts of the detector that they come from.
+        data: the images, which are read again for a detector with prototypes, once.
     """
 
-    def __init__(self, parts: Sequence[Proposed], fingerprint: str) -> None:
+    def __init__(self, parts: Sequence[Proposed], fingerprint: str, data: DetectionSet) -> None:
         self.parts = list(parts)
         self.fingerprint = fingerprint
+        self.data = data
+        self._seen: tuple[str, list[Seen]] = "", []
 
     @staticmethod
     def of(detector: Detector, data: DetectionSet, most: int | None = None, batch_size: int = 8) -> Proposals:
@@ -42,7 +47,7 @@ class Proposals:
             best = torch.cat([torch.arange(count) < kept for count, kept in zip(part.counts, counts, strict=True)])
             feature, boxes = part.feature.cpu()[best].half(), part.boxes.cpu()[best]
             parts.append(Proposed(feature, boxes, counts, part.sizes, part.originals))
-        return Proposals(parts, _names(detector))
+        return Proposals(parts, _names(detector), data)
 
     def found(self, detector: Detector) -> list[Detections]:
         """What ``detector`` finds on every image.
@@ -55,7 +60,19 @@ class Proposals:
                 f"the proposals are of a backbone, pooler and proposals {self.fingerprint}; "
                 f"the detector has {_names(detector)}"
             )
-        return [one for part in self.parts for one in detector.find(part)]
+        found = [one for part in self.parts for one in detector.find(part)]
+        if (prototypes := detector.prototypes) is None:
+            return found
+        return [prototypes.calibrated(*both) for both in zip(found, self._looks(prototypes), strict=True)]
+
+    def _looks(self, prototypes: Prototypes) -> list[Seen]:
+        """The images as the classifier of the prototypes sees them, in half precision."""
+        name = fingerprint(prototypes.encoder)
+        if self._seen[0] != name:
+            device = prototypes.sums.device
+            looks = (prototypes.look(self.data.image(i).to(device)) for i in range(len(self.data)))
+            self._seen = name, [seen._replace(values=seen.values.half()) for seen in looks]
+        return self._seen[1]
 
     @property
     def nbytes(self) -> int:

@@ -13,7 +13,8 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from ..core.batch import Batch
 from ..core.scores import gradient_norm
-from .detector import Detections, Detector, Images, Part, Proposed, Tap, evaluating, region_rows
+from .detections import Detections
+from .detector import Detector, Images, Part, Proposed, Tap, evaluating, region_rows
 
 _NAMES = {
     "loss_classifier": "loss_cls",

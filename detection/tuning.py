@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +25,7 @@ from ..core.training import fit
 from .data import DetectionSet, image_batches
 from .detector import Detector, Part, Tap, views
 from .memory import ROIMemory
+from .prototypes import PrototypeCalibration, Prototypes
 from .regions import extract, unless_known
 from .terms import DetectorLoss, ROIReplay
 
@@ -69,6 +71,8 @@ class FineTuning:
             them and as a new class.
         lift: added to the scores of the classes learned, after the last step: what was seen a few times has low
             probabilities, and what is below the threshold of the detector (mostly 0.05) is never found.
+        calibration: corrects the scores of the classes learned by how much a find looks like their shots, to a
+            classifier that looks at every image beside the detector; null: none.
         unmarked: background of the shots' images that the detector takes for an old class with a probability above this
             is not learned from; null: it is. For the methods that replay regions with their boxes, from regions.
         cached: learn from regions that are extracted once, instead of images; backbone and proposals are frozen then.
@@ -93,6 +97,7 @@ class FineTuning:
     back: float | None = None
     apart: bool = False
     lift: float = 0.0
+    calibration: PrototypeCalibration | None = None
     unmarked: float | None = 0.5
     cached: bool = True
     passes: int = 4
@@ -184,7 +189,7 @@ class FineTuning:
 
         Raises:
             ValueError: there are more classes than the detector has, no memory where one is needed, or one of another
-                backbone or pooler.
+                backbone or pooler; or the detector has prototypes of another calibration.
         """
         if len(data.classes) > detector.classes:
             raise ValueError(
@@ -199,6 +204,7 @@ class FineTuning:
                 raise ValueError(
                     "method is 'distill' and memory holds statistics, no scores; expected 'gaussian' for it"
                 )
+        prototypes = self._prototypes(detector, data)
         old = _classes_in(memory) if self.replays else 0
         if self.cached and rows is None:
             rows = extract(detector, data, passes=self.passes, seed=seed)
@@ -241,7 +247,21 @@ class FineTuning:
             detector.rounds = (*(known for known in detector.rounds if known < first), first)
         for label in taught:
             detector.lift(label, self.lift)
+        if prototypes is not None:
+            detector.prototypes = prototypes
         return progress
+
+    def _prototypes(self, detector: Detector, data: DetectionSet) -> Prototypes | None:
+        """Those of the detector with the boxes of ``data`` as well, if scores are to be calibrated."""
+        if self.calibration is None:
+            return None
+        found = copy.deepcopy(detector.prototypes)
+        if found is None:
+            found = Prototypes(self.calibration).to(next(detector.parameters()).device)
+        elif found.calibration != (wanted := replace(self.calibration, weights=None)):
+            raise ValueError(f"calibration is {wanted}; expected that of the detector, {found.calibration}")
+        found.learn(data)
+        return found
 
     def _query(self, detector: Detector, data: DetectionSet) -> Callable[[Any], Mapping[str, Tensor]]:
         """What the regions to recall shall be similar to: the objects among the new regions."""

@@ -12,7 +12,7 @@ import torch
 from detectron2.checkpoint.c2_model_loading import align_and_update_state_dicts
 from torch import Tensor, nn
 
-from ..faster_rcnn import read_weights
+from ..backbones import read_weights
 
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"),

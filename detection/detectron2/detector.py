@@ -17,7 +17,8 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ...core.batch import Batch
-from ..detector import Detections, Detector, Images, Part, Proposed, evaluating
+from ..detections import Detections
+from ..detector import Detector, Images, Part, Proposed, evaluating
 from .checkpoint import load_checkpoint
 from .heads import ROIMemoryHeads, storage
 

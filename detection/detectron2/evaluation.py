@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, Instances
 
 from ..coco import as_coco
 from ..data import DetectionSet
-from ..detector import Detections
+from ..detections import Detections
 from ..evaluation import Precision
 
 

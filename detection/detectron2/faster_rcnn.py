@@ -114,6 +114,7 @@ def carried(detector: TorchvisionDetector, architecture: FasterRCNN) -> Detectro
     if detector.cosines:
         found.use_cosines()
     found.rounds = detector.rounds
+    found.prototypes = copy.deepcopy(detector.prototypes)
     _copy(model, made)
     return found.to(next(model.parameters()).device)
 

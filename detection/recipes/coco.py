@@ -12,7 +12,6 @@ al., Frustratingly Simple Few-Shot Object Detection, ICML 2020).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ..faster_rcnn import FasterRCNN
 from ..few_shot import GROUPS, NAMES, FewShot, Table, fill_in
 from ..folder import Folder
 from ..parts import Parts
+from ..prototypes import PrototypeCalibration
 from ..shots import COCO_LISTS, read_published
 from ..tuning import FineTuning
 from ..voc import CLASSES
@@ -46,6 +46,7 @@ PLAN = FewShot(
     FasterRCNN("resnet101", fixed=5),
     BaseTraining(steps=110000, images=16, lr=0.02, warmup=1000),
     FineTuning(steps=5000, images=16, regions=512, replay=512),
+    PrototypeCalibration("resnet101"),
     shots=SHOTS,
     objects=30000,
     background=10000,
@@ -102,7 +103,7 @@ def reproduce(
     files = folder.first("images.zip") or folder.root / "images"
     learned, test = (Coco(folder.root / "annotations" / f"{name}.json", files) for name in ("trainvalno5k", "5k"))
     parts = Parts.load(learned, test, VALIDATION, images)
-    plan = replace(plan, detector=folder.weighted(plan.detector, "resnet101.pth"))
+    plan = plan.weighted(folder.first("resnet101.pth"))
     base = [name for name in parts.learned.classes if name not in NOVEL]
     names = {ours: theirs for theirs, ours in IN_COCO.items()}
     listed = None

@@ -13,7 +13,6 @@ beside ``gaussian``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from ..faster_rcnn import FasterRCNN
 from ..few_shot import GROUPS, NAMES, FewShot, Table, fill_in
 from ..folder import Folder
 from ..parts import Parts
+from ..prototypes import PrototypeCalibration
 from ..shots import read_published
 from ..tuning import FineTuning
 from ..voc import CLASSES, Voc
@@ -43,6 +43,7 @@ PLAN = FewShot(
     FasterRCNN("resnet101", fixed=5),
     BaseTraining(steps=18000, images=16, lr=0.02, warmup=1000),
     FineTuning(steps=2000, images=16, regions=512, replay=512),
+    PrototypeCalibration("resnet101"),
     shots=SHOTS,
     objects=15000,
     background=5000,
@@ -106,7 +107,7 @@ def reproduce(
     check(count, only, [*splits, *NAMES])
     folder = Folder.holding("VOC2007", data, "VOC2007, VOC2012 and resnet101.pth")
     parts = Parts.load(Voc(folder.root, list(TRAIN)), Voc(folder.root, ["2007/test"]), VALIDATION, images)
-    plan = replace(plan, detector=folder.weighted(plan.detector, "resnet101.pth"))
+    plan = plan.weighted(folder.first("resnet101.pth"))
     lists = folder.first("vocsplit", "vocsplit.zip")
     results = Results("detection/voc", {"base_steps": plan.base.steps, "lists": lists is not None})
     methods = [name for name in only if name not in splits]

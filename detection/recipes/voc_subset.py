@@ -28,6 +28,7 @@ from ..faster_rcnn import FasterRCNN
 from ..few_shot import AP_BY_DETECTRON2, NAMES, FewShot, Table, fill_in
 from ..folder import Folder
 from ..parts import Parts
+from ..prototypes import PrototypeCalibration
 from ..tuning import FineTuning
 
 BASE = ("person", "car", "cat", "dog", "horse", "sheep", "train", "chair", "pottedplant")
@@ -54,6 +55,7 @@ PLAN = FewShot(
     ),
     BaseTraining(steps=2500, lr=0.0004, optimizer="adamw", weight_decay=0.05),
     FineTuning(steps=150, regions=64, replay=64),
+    PrototypeCalibration("mobilenet_v2", min_size=320, max_size=320, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
     shots=(1, 3, 5, 10),
     learning_rates=(0.0003, 0.001, 0.003, 0.01),
     moments=(10, 25, 50, 100, 150),
@@ -91,11 +93,11 @@ def reproduce(
     if DETECTRON2 in only and not installed:
         raise ValueError(f"only is {DETECTRON2!r}, which is not installed; expected it to be, or other names")
     folder = Folder.holding("voc_subset/train.json", data, "voc_subset/train.json and weights_vision")
-    architecture = folder.weighted(plan.detector, "weights_vision/mobilenet_v2_imagenet_features.safetensors")
+    plan = plan.weighted(folder.first("weights_vision/mobilenet_v2_imagenet_features.safetensors"))
     held = folder.root / "voc_subset"
     learned, test = (Coco(held / f"{name}.json", held / "images.zip", [*BASE, *NOVEL]) for name in ("train", "test"))
     parts = Parts.load(learned, test, VALIDATION, images)
-    table = Table(replace(plan, detector=architecture), BASE, NOVEL, parts, Path(out))
+    table = Table(plan, BASE, NOVEL, parts, Path(out))
     results = Results("detection/voc-subset", {"base_steps": plan.base.steps, "digest": parts.train.digest()})
     fill_in(results, table, count, only)
     if DETECTRON2 in only or (installed and not only):

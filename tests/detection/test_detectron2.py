@@ -14,7 +14,7 @@ from torch import Tensor
 from memreplay.cli import main
 from memreplay.detection.adapter import DetectionAdapter
 from memreplay.detection.data import DetectionSet
-from memreplay.detection.detector import Detections
+from memreplay.detection.detections import Detections
 from memreplay.detection.evaluation import detect, judge, judge_voc
 from memreplay.detection.memory import ROIMemory
 from memreplay.detection.regions import extract, fill

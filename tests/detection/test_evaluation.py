@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from memreplay.detection.data import DetectionSet, ImagesInMemory, Picture
-from memreplay.detection.detector import Detections
+from memreplay.detection.detections import Detections
 from memreplay.detection.evaluation import detect, judge, judge_voc
 from memreplay.detection.torchvision_detector import TorchvisionDetector
 

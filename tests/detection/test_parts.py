@@ -7,8 +7,6 @@ from memreplay.detection.data import DetectionData, DetectionSet
 from memreplay.detection.folder import Folder
 from memreplay.detection.parts import Parts
 
-from .conftest import TINY
-
 
 @dataclass(frozen=True)
 class Made(DetectionData):
@@ -39,8 +37,6 @@ def test_what_is_in_a_folder(tmp_path: Path) -> None:
     folder = Folder.holding("lists.zip", tmp_path, "lists")
     assert folder.first("lists", "lists.zip") == tmp_path / "lists.zip"
     assert folder.first("weights.pth") is None
-    assert folder.weighted(TINY, "weights.pth").weights is None
-    assert folder.weighted(TINY, "lists.zip").weights == tmp_path / "lists.zip"
     for data in (None, tmp_path):
         with pytest.raises(ValueError, match=rf"^data is {str(data)!r}; expected a folder with images and more$"):
             Folder.holding("images", data, "images and more")

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from memreplay.cli import main
 from memreplay.core.reporting.cases import Case, save_cases
 from memreplay.detection.adapter import DetectionAdapter
+from memreplay.detection.backbones import small
 from memreplay.detection.coco import Coco, as_coco
 from memreplay.detection.scenes import digit_scenes
 
@@ -156,6 +158,37 @@ def test_add_classes_and_forget(adapter: Path, tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit):
         main(["detection", "forget", "--adapter", str(out), "--label", "yeti"])
     assert "label is 'yeti'; expected one of the classes" in capsys.readouterr().err
+
+
+def test_add_classes_with_prototypes(adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file(small().state_dict(), tmp_path / "small.safetensors")
+    calibration = [
+        "backbone",
+        "small",
+        "min_size",
+        "48",
+        "max_size",
+        "48",
+        "weights",
+        str(tmp_path / "small.safetensors"),
+    ]
+    options = [*calibration[:-1], str(tmp_path / "nothing.pth")], calibration
+    out = tmp_path / "more"
+    for chosen in options:
+        named = [f"--tuning.calibration.{x}" if i % 2 == 0 else x for i, x in enumerate(chosen)]
+        images = data("data", coco(tmp_path / "images", digits=(7,), seed=3))
+        added = ["detection", "add-classes", "--adapter", str(adapter), *images, *TUNING, *named, "--out", str(out)]
+        if chosen == calibration:
+            main(added)
+        else:
+            with pytest.raises(SystemExit):
+                main(added)
+            assert "nothing.pth" in capsys.readouterr().err
+            assert not out.exists()
+    held = DetectionAdapter.load(out).detector.prototypes
+    assert held is not None
+    assert held.counts.tolist()[:3] == [0, 0, 0]
+    assert held.counts[3] > 2
 
 
 def test_a_mistake_leaves_the_adapter_as_it_was(adapter: Path) -> None:
