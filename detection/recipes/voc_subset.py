@@ -35,7 +35,7 @@ BASE = ("person", "car", "cat", "dog", "horse", "sheep", "train", "chair", "pott
 NOVEL = ("bus", "cow", "motorbike", "sofa")
 VALIDATION = 200
 DETECTRON2 = "detectron2"
-CARRIED = ("finetune", "tfa", "replay", "distill", "distill, half way back")
+CARRIED = ("finetune", "tfa", "replay", "distill", "distill, old scores apart", "distill, old scores apart, prototypes")
 """The methods that learn by detectron2 as well."""
 
 PLAN = FewShot(

@@ -6,12 +6,15 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
+from memreplay.detection.backbones import small
 from memreplay.detection.base import BaseTraining
 from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.few_shot import FewShot
+from memreplay.detection.prototypes import PrototypeCalibration
 from memreplay.detection.recipes import coco, voc
 from memreplay.detection.scenes import digit_scenes
 from memreplay.detection.tuning import FineTuning
@@ -77,10 +80,13 @@ def test_voc_with_published_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
                 listed[name] = f"VOC2007/JPEGImages/2007trainval{first_with(data, name)}.jpg"
                 for seed in ("", "seed1/"):
                     (tmp_path / "vocsplit" / f"{seed}box_1shot_{name}_train.txt").write_text(f"x/{listed[name]}\n")
-    options = {"data": tmp_path, "out": tmp_path / "out", "plan": replace(QUICK, voc=True)}
-    found = voc.reproduce(seeds=2, only=("split-1", "tfa", "replay"), **options)  # type: ignore[arg-type]
+    torch.save(small().state_dict(), tmp_path / "resnet101.pth")
+    calibration = PrototypeCalibration("small", min_size=48, max_size=48)
+    options = {"data": tmp_path, "out": tmp_path / "out", "plan": replace(QUICK, voc=True, calibration=calibration)}
+    found = voc.reproduce(seeds=2, only=("split-1", "tfa", "replay", "tfa, prototypes"), **options)  # type: ignore[arg-type]
     rows = {(row.name, row.metric): row for row in found.rows}
-    assert {name for name, _ in rows} == {f"split-1, {n}" for n in ("base detector", "tfa, 1 shot", "replay, 1 shot")}
+    names = ("base detector", "tfa, 1 shot", "replay, 1 shot", "tfa, prototypes, 1 shot")
+    assert {name for name, _ in rows} == {f"split-1, {name}" for name in names}
     assert rows["split-1, tfa, 1 shot", "novel VOC AP50"].published == 25.3
     assert rows["split-1, base detector", "base VOC AP50"].published == 80.8
     assert rows["split-1, replay, 1 shot", "all AP50"].seeds == 2
@@ -131,3 +137,4 @@ def test_plans_are_of_the_published_architecture() -> None:
         assert plan.detector.backbone == "resnet101"
         assert (plan.detector.min_size, plan.detector.max_size) == (800, 1333)
         assert plan.detector.channels == 256
+        assert plan.calibration == PrototypeCalibration("resnet101")

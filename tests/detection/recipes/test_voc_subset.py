@@ -9,14 +9,18 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from memreplay.detection.adapter import DetectionAdapter
+from memreplay.detection.backbones import small
 from memreplay.detection.base import BaseTraining
 from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.faster_rcnn import FasterRCNN
 from memreplay.detection.few_shot import FewShot
+from memreplay.detection.prototypes import PrototypeCalibration
 from memreplay.detection.recipes import voc_subset
 from memreplay.detection.scenes import digit_scenes
 from memreplay.detection.tuning import FineTuning
@@ -37,6 +41,7 @@ QUICK = FewShot(
     TINY,
     BaseTraining(steps=2, images=2, warmup=1),
     FineTuning(steps=2, regions=16, replay=8, passes=1),
+    PrototypeCalibration("small", min_size=48, max_size=48),
     shots=(1, 2),
     learning_rates=(0.001, 0.01),
     rehearsal=1,
@@ -63,11 +68,15 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 file = BytesIO()
                 Image.fromarray(named.image(i).permute(1, 2, 0).numpy()).save(file, "PNG")
                 archive.writestr(picture.name, file.getvalue())
+    (tmp_path / "data" / "weights_vision").mkdir()
+    weights = tmp_path / "data" / "weights_vision" / "mobilenet_v2_imagenet_features.safetensors"
+    torch.manual_seed(0)
+    save_file(small().state_dict(), weights)
     return tmp_path / "data"
 
 
 def test_table_and_that_nothing_is_done_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only = ("finetune", "replay", "replay, shuffled labels", "curves")
+    only = ("finetune", "replay", "tfa, prototypes", "curves")
     found = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, plan=QUICK)
     names = {row.name for row in found.rows}
     assert names == {
