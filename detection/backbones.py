@@ -4,43 +4,54 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+PUBLISHED = "published"
+"""In place of a file: the weights that torchvision publishes."""
 
-def backbone(name: str, weights: Path | Literal["published"] | None = None) -> nn.Module:
+
+def backbone(name: str, weights: str | Path | None = None) -> nn.Module:
     """The convolutions of a classifier of torchvision, their batch statistics frozen.
 
     Args:
         name: what torchvision calls it, such as ``resnet50``, ``mobilenet_v2``; or ``small``, see `small`.
-        weights: a file with weights for it, see `read_weights`; ``published``: torchvision's own, which are downloaded;
+        weights: a file with weights for it, see `read_weights`; `PUBLISHED`: torchvision's own, which are downloaded;
             None: random ones.
 
     Raises:
-        ValueError: there is no such classifier, its batch statistics cannot be frozen, it has no published weights, or
-            those in the file are not its own.
+        ValueError: there is no such classifier, it has no published weights, or those in the file are not its own.
+        OSError: the file cannot be read, or the weights cannot be downloaded.
     """
     import torchvision.models
-    from torchvision.ops import FrozenBatchNorm2d
 
     if name == "small":
         model: nn.Module = small()
-        if weights == "published":
+        if weights == PUBLISHED:
             raise ValueError("weights is null and backbone is 'small', which has no published ones; expected a file")
     elif name not in torchvision.models.list_models(module=torchvision.models):
         raise ValueError(f"backbone is {name!r}; expected a classifier of torchvision by name, or small")
     else:
-        known = "DEFAULT" if weights == "published" else None
-        try:
-            model = torchvision.models.get_model(name, weights=known, norm_layer=FrozenBatchNorm2d)
-        except TypeError:
-            raise ValueError(f"backbone is {name!r}, whose batch statistics cannot be frozen") from None
+        model = torchvision.models.get_model(name, weights="DEFAULT" if weights == PUBLISHED else None)
+    _freeze_statistics(model)
     body = cast(nn.Module, getattr(model, "features", model))
-    if isinstance(weights, Path):
-        _load(model, body, weights)
+    if weights not in (None, PUBLISHED):
+        _load(model, body, Path(weights))
     return body
+
+
+def _freeze_statistics(model: nn.Module) -> None:
+    """Exchanges layers with batch statistics for such as never change them."""
+    from torchvision.ops import FrozenBatchNorm2d
+
+    for module in list(model.modules()):
+        for name, layer in module.named_children():
+            if isinstance(layer, nn.BatchNorm2d):
+                frozen = FrozenBatchNorm2d(layer.num_features, layer.eps)
+                frozen.load_state_dict(layer.state_dict())
+                setattr(module, name, frozen)
 
 
 def stages(body: nn.Module) -> dict[int, tuple[str, int]]:
@@ -55,7 +66,7 @@ def stages(body: nn.Module) -> dict[int, tuple[str, int]]:
         for name, layer in body.named_children():
             try:
                 x = layer(x)
-            except RuntimeError as error:
+            except (AssertionError, RuntimeError, TypeError) as error:
                 raise ValueError(f"the layers of the backbone do not run one after the other: {error}") from error
             if x.dim() != 4 or x.shape[-1] < 2:
                 break

@@ -178,6 +178,11 @@ class Examples(Dataset[Any]):
         return {"image": image, "boxes": boxes, "label": picture.labels[~picture.hard], "id": torch.tensor(index)}
 
 
+def in_unit(image: Tensor) -> Tensor:
+    """An image, uint8 or floats in [0, 1], as the latter."""
+    return image.float() / 255 if image.dtype == torch.uint8 else image
+
+
 def flipped(image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
     """An image and its boxes, left and right exchanged."""
     left, top, right, bottom = boxes.unbind(1)

@@ -34,7 +34,7 @@ from .proposals import Proposals
 from .prototypes import PrototypeCalibration
 from .regions import stream
 from .shots import Shots
-from .tuning import FineTuning
+from .tuning import METHODS, FineTuning
 
 SHUFFLED = "replay, shuffled labels"
 ROWS: dict[str, dict[str, Any]] = {
@@ -74,8 +74,8 @@ class FewShot:
     Attributes:
         detector: the architecture.
         base: how the base classes are learned.
-        tuning: how new ones are; method and learning rate are chosen by the table.
-        calibration: of the rows with prototypes; None: there are none.
+        tuning: how new ones are; method, learning rate and calibration are chosen by the table.
+        calibration: of the rows with prototypes; None: there are no such rows.
         shots: the numbers of boxes, K.
         learning_rates: that are tried for every method,
         rehearsal: with this many boxes.
@@ -108,8 +108,9 @@ class FewShot:
 
     def weighted(self, weights: Path | None) -> FewShot:
         """With a file of weights for the backbone, which is the classifier of the calibration as well, before it learns
-        to detect; None: random ones, and published ones."""
-        calibration = None if self.calibration is None else replace(self.calibration, weights=weights)
+        to detect; None: random ones, and no calibration."""
+        calibrated = self.calibration is not None and weights is not None
+        calibration = replace(self.calibration, weights=weights) if calibrated else None
         return replace(self, detector=replace(self.detector, weights=weights), calibration=calibration)
 
 
@@ -218,7 +219,8 @@ class Table:
     ) -> ROIMemory | None:
         """Teaches ``detector`` by a method; returns the memory it used."""
         tuning = self._tuning(name, lr)
-        memory = copy.deepcopy(self._memories()[name]) if tuning.replays else None
+        held = SHUFFLED if name == SHUFFLED else tuning.method
+        memory = copy.deepcopy(self._memories()[held]) if tuning.replays else None
         tuning.tune(detector, start.few, memory, rows=start.rows, seed=seed, progress_bar=False, **options)
         return memory
 
@@ -284,18 +286,20 @@ class Table:
         return adapter
 
     def _memories(self) -> dict[str, ROIMemory]:
-        """The memory of every method that has one, filled from the base classes of all training images."""
+        """The memory of every method that has one, filled from the base classes of all training images, and that of the
+        control."""
         if not self._filled:
             detector = self.adapter.detector
-            for name, settings in ROWS.items():
-                tuning = replace(self.plan.tuning, **settings)
+            for method in METHODS:
+                tuning = replace(self.plan.tuning, method=method)
                 memory = tuning.new_memory(self.plan.objects, self.plan.background, fingerprint=detector.fingerprint())
                 if memory is not None:
-                    self._filled[name] = memory
+                    self._filled[method] = memory
             with self._mixed():
                 for rows in stream(detector, self.parts.train.of(self.base)):
                     for memory in self._filled.values():
                         memory.add(rows)
+            self._filled[SHUFFLED] = copy.deepcopy(self._filled["replay"])
             self._filled[SHUFFLED].shuffle_labels(generator_at(0, "shuffle"))
         return self._filled
 
@@ -354,6 +358,9 @@ def fill_in(
         metrics: to show.
         published: figures to compare with, by name of the row and metric.
         prefix: of the names of the rows.
+
+    Raises:
+        ValueError: rows with prototypes are asked for, and the plan has no calibration.
     """
     known = published or {}
 
@@ -363,8 +370,11 @@ def fill_in(
     for metric in metrics:
         add("base detector", f"base {metric}", [table.before()[f"base {metric}"]])
     results.save(table.out)
-    calibrates = table.plan.calibration is not None
-    chosen = [name for name in ROWS if (not only or name in only) and (calibrates or name not in CALIBRATED)]
+    lacking = CALIBRATED if table.plan.calibration is None else ()
+    for name in only:
+        if name in lacking:
+            raise ValueError(f"only is {name!r}, and there are no weights for the classifier; expected other names")
+    chosen = [name for name in ROWS if name not in lacking and (not only or name in only)]
     rates = {name: table.rate(name) for name in chosen}
     # the K of the rehearsal first, so that a run that was stopped has a whole block of figures
     for shot in sorted(table.plan.shots, key=lambda shot: shot != table.plan.rehearsal):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -17,12 +18,12 @@ class Proposals:
     """What a detector whose backbone and proposals stay as they are sees of a set of images, in half precision.
 
     To find objects, a detector with the same backbone and the same proposals needs no image any more, whatever its head
-    has learned since. Made by `of`.
+    has learned since; one with prototypes reads them once more. Made by `of`.
 
     Args:
         parts: of some images each.
         fingerprint: of the parts of the detector that they come from.
-        data: the images, which are read again for a detector with prototypes, once.
+        data: the images.
     """
 
     def __init__(self, parts: Sequence[Proposed], fingerprint: str, data: DetectionSet) -> None:
@@ -67,17 +68,18 @@ class Proposals:
 
     def _looks(self, prototypes: Prototypes) -> list[Seen]:
         """The images as the classifier of the prototypes sees them, in half precision."""
-        name = fingerprint(prototypes.encoder)
+        name = fingerprint(prototypes.encoder, repr(replace(prototypes.calibration, share=0.0)))
         if self._seen[0] != name:
             device = prototypes.sums.device
             looks = (prototypes.look(self.data.image(i).to(device)) for i in range(len(self.data)))
-            self._seen = name, [seen._replace(values=seen.values.half()) for seen in looks]
+            self._seen = name, [seen._replace(values=seen.values.half().cpu()) for seen in looks]
         return self._seen[1]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the features and boxes."""
-        return sum(part.feature.nbytes + part.boxes.nbytes for part in self.parts)
+        """Bytes of the features and boxes, and of what prototypes saw."""
+        seen = sum(seen.values.nbytes for seen in self._seen[1])
+        return seen + sum(part.feature.nbytes + part.boxes.nbytes for part in self.parts)
 
 
 def _names(detector: Detector) -> str:

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .backbones import backbone, fixing, stages
-from .data import DetectionSet
+from .backbones import PUBLISHED, backbone, fixing, stages
+from .data import DetectionSet, in_unit
 from .detections import Detections
 
 
@@ -21,11 +21,11 @@ class PrototypeCalibration:
     """Scores of classes that a few boxes were seen of, corrected by how much a find looks like these (the prototypical
     calibration block of DeFRCN: Qiao et al., Decoupled Faster R-CNN for Few-Shot Object Detection, ICCV 2021)::
 
-        score <- share * score + (1 - share) * cos(f(find), mean of f over the boxes of its class)
+        score <- max(0, share * score + (1 - share) * cos(f(find), mean of f over the boxes of its class))
 
-    f is the last map of a classifier, pooled from the region. It learned to tell many things apart and nothing of the
-    detector's own classes, so that it does not take for background what the detector was taught to. In the paper f goes
-    one layer further, to the classifier's 1,000 scores.
+    f is the last map of a classifier, pooled from the region. It was not taught by the detector's images, on which
+    objects of classes that came later were background. In the paper f goes one layer further, to the classifier's 1,000
+    scores.
 
     Args:
         backbone: the classifier, of torchvision by name; see `FasterRCNN`.
@@ -75,7 +75,9 @@ class Prototypes(nn.Module):
         random: leave the classifier without its weights, for those of a save.
 
     Raises:
-        ValueError: there is no such classifier, or its layers do not run one after the other.
+        ValueError: there is no such classifier, its layers do not run one after the other, or the weights are not its
+            own.
+        OSError: the weights cannot be read or downloaded.
     """
 
     sums: Tensor
@@ -88,7 +90,7 @@ class Prototypes(nn.Module):
         super().__init__()
         self.calibration = replace(calibration, weights=None)
         with torch.random.fork_rng(devices=[]):
-            body = backbone(calibration.backbone, None if random else calibration.weights or "published")
+            body = backbone(calibration.backbone, None if random else calibration.weights or PUBLISHED)
         found = stages(body.eval())
         self.stride = max(found)
         last, channels = found[self.stride]
@@ -108,8 +110,7 @@ class Prototypes(nn.Module):
     @torch.no_grad()
     def look(self, image: Tensor) -> Seen:
         """An image (3, H, W), uint8 or floats in [0, 1], as the classifier sees it."""
-        pixels = image.float() / 255 if image.dtype == torch.uint8 else image
-        resized = self.resize([pixels])[0]
+        resized = self.resize([in_unit(image)])[0]
         high, wide = resized.image_sizes[0]
         values = self.encoder(resized.tensors.contiguous(memory_format=torch.channels_last))["map"][0]
         return Seen(values, (wide / image.shape[2], high / image.shape[1]))
@@ -118,7 +119,7 @@ class Prototypes(nn.Module):
         """How boxes (N, 4), in pixels of the image as it came, look: float32 (N, C)."""
         from torchvision.ops import roi_align
 
-        values = seen.values.float()
+        values = seen.values.to(self.sums)
         placed = boxes.to(values) * values.new_tensor([*seen.scale, *seen.scale])
         pooled: Tensor = roi_align(values[None], [placed], 1, 1 / self.stride, aligned=True)
         return pooled.flatten(1)
@@ -144,12 +145,14 @@ class Prototypes(nn.Module):
             self.sums[label] = 0
             self.counts[label] = 0
 
+    def known(self, found: Detections) -> Tensor:
+        """Which of them, bool (N,), are of classes that boxes were seen of."""
+        places = found.labels.clamp(max=len(self.counts))
+        return F.pad(self.counts.cpu() > 0, (0, 1))[places]
+
     def calibrated(self, found: Detections, seen: Seen) -> Detections:
-        """``found`` with other scores of the classes that boxes were seen of; not below 0, best first."""
-        known = found.labels < len(self.counts)
-        known[known.clone()] = (self.counts.cpu() > 0)[found.labels[known]]
-        if not known.any():
-            return found
+        """``found`` with other scores of the classes that boxes were seen of; best first."""
+        known = self.known(found)
         labels = found.labels[known].to(self.sums.device)
         alike = F.cosine_similarity(self.features(seen, found.boxes[known]), self.sums[labels]).cpu()
         scores = found.scores.clone()
@@ -159,5 +162,8 @@ class Prototypes(nn.Module):
         return Detections(found.boxes[order], scores[order], found.labels[order])
 
     def calibrate(self, found: Sequence[Detections], images: Sequence[Tensor]) -> list[Detections]:
-        """Detections on images, image by image, `calibrated`."""
-        return [self.calibrated(one, self.look(image)) for one, image in zip(found, images, strict=True)]
+        """Detections on images, image by image, `calibrated`; of images without any there is no look."""
+        return [
+            self.calibrated(one, self.look(image)) if self.known(one).any() else one
+            for one, image in zip(found, images, strict=True)
+        ]

@@ -13,6 +13,7 @@ from torchvision.models.detection.roi_heads import RoIHeads, fastrcnn_loss
 
 from ..core.batch import Batch
 from ..core.scores import gradient_norm
+from .data import in_unit
 from .detections import Detections
 from .detector import Detector, Images, Part, Proposed, Tap, evaluating, region_rows
 
@@ -145,7 +146,7 @@ class TorchvisionDetector(Detector):
         return found[name]
 
     def live(self, batch: Images) -> tuple[Batch, dict[str, Tensor]]:
-        losses = self.model(_floats(batch["image"]), _targets(batch))
+        losses = self.model([in_unit(image) for image in batch["image"]], _targets(batch))
         rows = self.heads.sampled
         size = len(rows["label"])
         return rows, {_NAMES[name]: value.expand(size) for name, value in losses.items()}
@@ -163,14 +164,14 @@ class TorchvisionDetector(Detector):
 
     def regions(self, batch: Images) -> Batch:
         with evaluating(self):
-            images, targets = self.model.transform(_floats(batch["image"]), _targets(batch))
+            images, targets = self.model.transform([in_unit(image) for image in batch["image"]], _targets(batch))
             features, proposals = self._proposals(images)
             rows: Batch = self.heads.sample(features, proposals, images.image_sizes, targets)[0]
         return rows
 
     def propose(self, images: Sequence[Tensor]) -> Proposed:
         with evaluating(self):
-            resized, _ = self.model.transform(_floats(images))
+            resized, _ = self.model.transform([in_unit(image) for image in images])
             features, proposals = self._proposals(resized)
             pooled = self.heads.box_roi_pool(features, proposals, resized.image_sizes)
         return Proposed(
@@ -183,7 +184,7 @@ class TorchvisionDetector(Detector):
 
     def pool(self, images: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
         with evaluating(self):
-            resized, _ = self.model.transform(_floats(images))
+            resized, _ = self.model.transform([in_unit(image) for image in images])
             pooled: Tensor = self.heads.box_roi_pool(self._maps(resized), list(boxes), resized.image_sizes)
         return pooled
 
@@ -225,10 +226,6 @@ class TorchvisionDetector(Detector):
             *(tuple(transform.min_size), transform.max_size, transform.image_mean, transform.image_std),
         )
         return repr(described)
-
-
-def _floats(images: Sequence[Tensor]) -> list[Tensor]:
-    return [image.float() / 255 if image.dtype == torch.uint8 else image for image in images]
 
 
 def _targets(batch: Images) -> list[dict[str, Tensor]]:

@@ -72,7 +72,8 @@ class FineTuning:
         lift: added to the scores of the classes learned, after the last step: what was seen a few times has low
             probabilities, and what is below the threshold of the detector (mostly 0.05) is never found.
         calibration: corrects the scores of the classes learned by how much a find looks like their shots, to a
-            classifier that looks at every image beside the detector; null: none.
+            classifier that looks at every image beside the detector. A detector that has prototypes keeps them and
+            their classifier, so that no weights are read then; null: none are added.
         unmarked: background of the shots' images that the detector takes for an old class with a probability above this
             is not learned from; null: it is. For the methods that replay regions with their boxes, from regions.
         cached: learn from regions that are extracted once, instead of images; backbone and proposals are frozen then.
@@ -225,21 +226,25 @@ class FineTuning:
         else:
             loader = image_batches(data, self.images, seed=seed)
         start = {n: p.detach().clone() for n, p in detector.named_parameters() if self.way_back and p.requires_grad}
-        progress = fit(
-            detector,
-            optimizer,
-            loader,
-            replay,
-            steps=self.steps,
-            views=views,
-            query=self._query(detector, data) if self.method == "classic" else None,
-            remember=(),
-            scheduler=scheduler,
-            accelerator=accelerator,
-            out=out,
-            resume=resume,
-            **options,
-        )
+        held, detector.prototypes = detector.prototypes, None  # nothing in them learns, so that no process sends them
+        try:
+            progress = fit(
+                detector,
+                optimizer,
+                loader,
+                replay,
+                steps=self.steps,
+                views=views,
+                query=self._query(detector, data) if self.method == "classic" else None,
+                remember=(),
+                scheduler=scheduler,
+                accelerator=accelerator,
+                out=out,
+                resume=resume,
+                **options,
+            )
+        finally:
+            detector.prototypes = None if held is None else held.to(next(detector.parameters()).device)
         taught = [label for label, boxes in enumerate(data.counts().values()) if boxes]
         if self.way_back:
             detector.go_back(start, self.way_back, taught)
@@ -248,7 +253,7 @@ class FineTuning:
         for label in taught:
             detector.lift(label, self.lift)
         if prototypes is not None:
-            detector.prototypes = prototypes
+            detector.prototypes = prototypes.to(next(detector.parameters()).device)
         return progress
 
     def _prototypes(self, detector: Detector, data: DetectionSet) -> Prototypes | None:

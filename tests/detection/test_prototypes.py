@@ -144,9 +144,17 @@ def test_images_are_read_once_for_proposals(
     detector.prototypes.learn(few)
     proposals = Proposals.of(detector, few)
     found = proposals.found(detector)
-    proposals.data = DetectionSet(few.classes, few.pictures, ImagesInMemory({}))
+    held = sum(part.feature.nbytes + part.boxes.nbytes for part in proposals.parts)
+    assert proposals.nbytes == held + len(few) * 2 * 64 * 4 * 4
+    images, proposals.data = proposals.data, DetectionSet(few.classes, few.pictures, ImagesInMemory({}))
     for one, other in zip(proposals.found(detector), found, strict=True):
         assert torch.equal(one.scores, other.scores)
+    # unless they are looked at in another size
+    proposals.data = images
+    detector.prototypes = Prototypes(replace(calibration, max_size=96, min_size=96))
+    detector.prototypes.learn(few)
+    for i, one in enumerate(proposals.found(detector)):
+        assert torch.allclose(one.scores, detector.detect([few.image(i)])[0].scores, atol=2e-3)
 
 
 @pytest.mark.skipif(not find_spec("detectron2"), reason="detectron2 is not installed; it is on no package index")
@@ -169,5 +177,28 @@ def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="backbone is 'resnet5'; expected a classifier of torchvision by name"):
         Prototypes(PrototypeCalibration("resnet5"))
     save_file({"0.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match="which lacks 15 tensors"):
-        Prototypes(PrototypeCalibration("small", tmp_path / "other.safetensors"))
+    for path in (tmp_path / "other.safetensors", str(tmp_path / "other.safetensors")):
+        with pytest.raises(ValueError, match="which lacks 15 tensors"):
+            Prototypes(PrototypeCalibration("small", path))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the layers of the backbone do not run one after the other"):
+        Prototypes(PrototypeCalibration("vit_b_16"), random=True)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "convnext_tiny"])
+def test_the_classifier_is_the_one_that_was_published(
+    name: str, scenes: DetectionSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision
+
+    torch.manual_seed(0)
+    model = torchvision.models.get_model(name, weights=None)
+    for values in model.state_dict().values():  # as if it had learned
+        if values.is_floating_point():
+            values.add_(0.01 * torch.rand_like(values))
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    made = PrototypeCalibration(name, tmp_path / "weights.pth", min_size=64, max_size=64, mean=(0, 0, 0), std=(1, 1, 1))
+    image = scenes.image(0)
+    large = F.interpolate(image[None].float() / 255, (64, 64), mode="bilinear", align_corners=False)
+    with torch.no_grad():
+        expected = model.eval().features(large)[0]
+    assert torch.allclose(Prototypes(made).look(image).values, expected, atol=1e-4)

@@ -20,7 +20,7 @@ from memreplay.detection.coco import as_coco
 from memreplay.detection.data import DetectionSet
 from memreplay.detection.faster_rcnn import FasterRCNN
 from memreplay.detection.few_shot import FewShot
-from memreplay.detection.prototypes import PrototypeCalibration
+from memreplay.detection.prototypes import PrototypeCalibration, Prototypes
 from memreplay.detection.recipes import voc_subset
 from memreplay.detection.scenes import digit_scenes
 from memreplay.detection.tuning import FineTuning
@@ -76,17 +76,21 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_table_and_that_nothing_is_done_twice(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    only = ("finetune", "replay", "tfa, prototypes", "curves")
+    only = ("finetune", "replay", "replay, shuffled labels", "tfa, prototypes", "curves")
+    looked: list[int] = []
+    learn = Prototypes.learn
+    monkeypatch.setattr(Prototypes, "learn", lambda self, few: looked.append(len(few)) or learn(self, few))
     found = voc_subset.reproduce(seeds=2, data=data, out=tmp_path / "out", only=only, plan=QUICK)
     names = {row.name for row in found.rows}
     assert names == {
         "base detector",
-        *(f"{name}, {shot} shot" for name in only[:3] for shot in (1, 2)),
+        *(f"{name}, {shot} shot" for name in only[:4] for shot in (1, 2)),
         *(f"{name}, 2 shot, {step} steps" for name in only[:2] for step in (1, 2)),
     }
     row = next(row for row in found.rows if (row.name, row.metric) == ("replay, 2 shot", "novel AP50"))
     assert row.seeds == 2
     assert found.memory_bytes > 0
+    assert len(looked) == 2 * 2 + 2  # one row, two numbers of boxes, two seeds; two learning rates
     assert (tmp_path / "out" / "results.json").is_file()
     monkeypatch.setattr(FineTuning, "tune", None)
     monkeypatch.setattr(BaseTraining, "train", None)
@@ -118,6 +122,14 @@ def test_detectron2_learns_from_the_same_detector_and_boxes(data: Path, tmp_path
     }
     one, other = (out / folder / "shots" / "1-0.json" for folder in (".", "detectron2"))
     assert one.read_text() == other.read_text()
+
+
+def test_without_weights_there_are_no_prototypes(data: Path, tmp_path: Path) -> None:
+    (data / "weights_vision" / "mobilenet_v2_imagenet_features.safetensors").unlink()
+    plan = replace(QUICK, shots=(1,), learning_rates=(0.001,))
+    with pytest.raises(ValueError, match="only is 'tfa, prototypes', and there are no weights for the classifier"):
+        voc_subset.reproduce(seeds=1, data=data, out=tmp_path / "out", only=("tfa, prototypes",), plan=plan)
+    assert voc_subset.PLAN.weighted(None).calibration is None
 
 
 def test_detectron2_is_asked_for_but_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
