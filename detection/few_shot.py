@@ -109,8 +109,9 @@ class FewShot:
     def weighted(self, weights: Path | None) -> FewShot:
         """With a file of weights for the backbone, which is the classifier of the calibration as well, before it learns
         to detect; None: random ones, and no calibration."""
-        calibrated = self.calibration is not None and weights is not None
-        calibration = replace(self.calibration, weights=weights) if calibrated else None
+        calibration = None
+        if self.calibration is not None and weights is not None:
+            calibration = replace(self.calibration, weights=weights)
         return replace(self, detector=replace(self.detector, weights=weights), calibration=calibration)
 
 

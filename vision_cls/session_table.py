@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -112,14 +112,6 @@ def _outcomes(
         make = partial(run, name, setting, seed, sessions, train, test)
         found.append(kept(folder / f"{name}-seed-{seed}.json", {"setting": setting, "data": digest}, make))
     return setting, found
-
-
-def check(only: Sequence[str], known: Iterable[str]) -> None:
-    """Raises a ValueError for a name that is not known."""
-    names = list(known)
-    for name in only:
-        if name not in names:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(names)}")
 
 
 def normalized(feature: Tensor, label: Tensor) -> Batch:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from ...core.reporting import Results
-from ..asked import check
+from ...core.reporting.asked import check_asked
 from ..base import BaseTraining
 from ..coco import Coco
 from ..faster_rcnn import FasterRCNN
@@ -97,7 +97,7 @@ def reproduce(
     folder = Folder.holding("annotations/trainvalno5k.json", data, "annotations/trainvalno5k.json")
     lists = folder.first("cocosplit", "cocosplit.zip")
     count = (10 if lists is None else 1) if seeds is None else seeds
-    check(count, only, NAMES)
+    check_asked(only, NAMES, count)
     if lists is not None and count > 1:
         raise ValueError(f"seeds is {seeds}; expected 1, as there is one list")
     files = folder.first("images.zip") or folder.root / "images"

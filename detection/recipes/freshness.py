@@ -18,8 +18,8 @@ import torch
 
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from .. import demo
-from ..asked import check
 from ..data import DetectionSet
 from ..detector import Detector
 from ..evaluation import detect, judge
@@ -45,7 +45,7 @@ def reproduce(*, seeds: int | None, data: Path | None, out: Path, only: Sequence
         ValueError: no seed, or an unknown way.
     """
     count = 2 if seeds is None else seeds
-    check(count, only, WRITTEN)
+    check_asked(only, WRITTEN, count)
     results = Results("detection/freshness", {"shot": demo.SHOT, "steps": demo.TUNING.steps, "lr": LEARNING_RATE})
     found: dict[str, list[dict[str, float]]] = {name: [] for name in WRITTEN if not only or name in only}
     stale: list[float] = []

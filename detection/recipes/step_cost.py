@@ -18,8 +18,8 @@ import torch
 
 from ...core.batch import take
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from .. import demo
-from ..asked import check
 from ..data import DetectionSet, ImagesInMemory, Picture
 from ..faster_rcnn import FasterRCNN
 from ..regions import extract, fill
@@ -69,7 +69,7 @@ def reproduce(
     """
     count = 3 if seeds is None else seeds
     sizes = SIZES if sizes is None else sizes
-    check(count, only, [*sizes, *BACKENDS])
+    check_asked(only, [*sizes, *BACKENDS], count)
     results = Results("detection/step-cost", {"threads": torch.get_num_threads()})
     backends = [name for name in BACKENDS if name == "torchvision" or find_spec("detectron2")]
     for name in [name for name in sizes if name in only or not any(one in sizes for one in only)]:

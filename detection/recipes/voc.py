@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ...core.reporting import Results
-from ..asked import check
+from ...core.reporting.asked import check_asked
 from ..base import BaseTraining
 from ..faster_rcnn import FasterRCNN
 from ..few_shot import GROUPS, NAMES, FewShot, Table, fill_in
@@ -104,7 +104,7 @@ def reproduce(
     """
     count = 10 if seeds is None else seeds
     splits = {f"split-{split}": split for split in SPLITS}
-    check(count, only, [*splits, *NAMES])
+    check_asked(only, [*splits, *NAMES], count)
     folder = Folder.holding("VOC2007", data, "VOC2007, VOC2012 and resnet101.pth")
     parts = Parts.load(Voc(folder.root, list(TRAIN)), Voc(folder.root, ["2007/test"]), VALIDATION, images)
     plan = plan.weighted(folder.first("resnet101.pth"))

@@ -20,8 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..adapter import DetectionAdapter
-from ..asked import check
 from ..base import BaseTraining
 from ..coco import Coco
 from ..faster_rcnn import FasterRCNN
@@ -88,7 +88,7 @@ def reproduce(
         ValueError: there are no data, or an unknown name, or detectron2 is asked for and not installed.
     """
     count = 3 if seeds is None else seeds
-    check(count, only, [DETECTRON2, *NAMES])
+    check_asked(only, [DETECTRON2, *NAMES], count)
     installed = find_spec("detectron2") is not None
     if DETECTRON2 in only and not installed:
         raise ValueError(f"only is {DETECTRON2!r}, which is not installed; expected it to be, or other names")

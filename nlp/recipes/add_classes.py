@@ -31,6 +31,7 @@ from ...core.heads import LogisticRegression
 from ...core.incremental.adaptation import HeadStart, by_steps, first_shots, rehearse, stopwatch
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..adapter import Recipe, TextAdapter, readable
 from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet, read_labelled
@@ -59,9 +60,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     Raises:
         ValueError: ``only`` names no method, or the data is not there.
     """
-    for name in only:
-        if name not in KNOWN:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(KNOWN)}")
+    check_asked(only, KNOWN)
     chosen = [name for name in KNOWN if not only or name in only]
     if "setfit" in chosen and find_spec("setfit") is None:
         print("setfit is not installed and left out: pip install setfit")

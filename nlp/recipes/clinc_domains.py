@@ -21,6 +21,7 @@ from ...core.protocols.intervals import paired_interval
 from ...core.protocols.metrics import AccuracyMatrix
 from ...core.protocols.sessions import Sessions
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..adapter import readable
 from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet
@@ -67,9 +68,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         ValueError: ``only`` names no method, or the data is not there.
     """
     known = [*STEPWISE, *SOLVED]
-    for name in only:
-        if name not in known:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(known)}")
+    check_asked(only, known)
     chosen = [name for name in known if not only or name in only]
     folder = data_folder(data, "clinc150")
     full = json.loads((folder / "data_full.json").read_text("utf-8"))

@@ -29,6 +29,7 @@ import torch
 
 from ...core.heads import LogisticRegression
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ...core.reporting.results import replacing
 from ..adapter import Recipe, TextAdapter, readable
 from ..bundled import bundled_encoder, data_folder
@@ -135,9 +136,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         ValueError: ``only`` names no cell, or the data is not there.
     """
     known = [word for setting in TABLE for word in (setting.name, setting.data, setting.method)]
-    for name in only:
-        if name not in known:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(dict.fromkeys(known))}")
+    check_asked(only, known)
     chosen = [s for s in TABLE if not only or {s.name, s.data, s.method} & set(only)]
     numbers = range(SEEDS if seeds is None else seeds)
     results = Results("nlp/few-shot-intent", {"encoder": "all-MiniLM-L6-v2", "tuning": vars(TUNING), "threads": 1})

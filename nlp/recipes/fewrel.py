@@ -32,6 +32,7 @@ from ...core.heads import LogisticRegression, TrainedHead
 from ...core.incremental import GaussianReplay, Method, Solved, er, learn_sessions, none
 from ...core.protocols.sessions import Sessions
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ...core.stores import GaussianStore
 from ...core.whitening import Whitening
 from ..bundled import bundled_encoder, data_folder
@@ -66,9 +67,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     Raises:
         ValueError: ``only`` names no method, or the data is not there.
     """
-    for name in only:
-        if name not in METHODS:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(METHODS)}")
+    check_asked(only, METHODS)
     folder = data_folder(data, "fewrel_cfrl")
     names = (folder / "relation_name.txt").read_text("utf-8").split("\n")[:80]
     encoder = TextEncoder.load(bundled_encoder())

@@ -30,6 +30,7 @@ from ...core.expansion import Expansion
 from ...core.heads import LogisticRegression
 from ...core.protocols.episodes import Episode, Episodes
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ...core.stores import GaussianStore, Store
 from ..bundled import bundled_encoder, data_folder
 from ..embeddings import default_cache
@@ -110,9 +111,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         ValueError: ``only`` names no method, or the data is not there.
     """
     known = ("ncm", "logistic", "calibration", "ours")
-    for name in only:
-        if name not in known:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(known)}")
+    check_asked(only, known)
     folder = data_folder(data, "huffpost")
     with (folder / "huffpost.jsonl").open(encoding="utf-8") as file:
         lines = [json.loads(line) for line in file]

@@ -41,6 +41,7 @@ from ...core.mixers import CrossEntropy, MeanSquaredError, ReplayCrossEntropy, R
 from ...core.mixers.term import Term
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ...core.retrievers import Nearest, Rescored
 from ...core.selection import ClassBalanced, Selector, TopScore, Uniform
 from ...core.selection.balanced import groups_of
@@ -280,9 +281,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
     Raises:
         ValueError: ``only`` names none of them.
     """
-    for name in only:
-        if name not in (*STREAMS, *KEEPING):
-            raise ValueError(f"only is {name!r}; expected one of {', '.join((*STREAMS, *KEEPING))}")
+    check_asked(only, (*STREAMS, *KEEPING))
     tasks, kept = ([name for name in known if name in only] or list(known) for known in (STREAMS, KEEPING))
     numbers = range(SEEDS if seeds is None else seeds)
     results = Results("nlp/policies", {"replay": REPLAY, "batch": BATCH, "hidden": HIDDEN})

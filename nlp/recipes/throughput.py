@@ -15,6 +15,7 @@ import torch
 
 from ...core.heads import LogisticRegression
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..bundled import bundled_encoder, data_folder
 from ..data import TextSet, read_labelled
 from ..encoder import TextEncoder
@@ -38,9 +39,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         ValueError: ``only`` names no row, or the data is not there.
     """
     known = ("float32", "sentence-transformers", *PRECISIONS)
-    for name in only:
-        if name not in known:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(known)}")
+    check_asked(only, known)
     folder = data_folder(data, "banking77")
     test = TextSet.of(*read_labelled(folder / "fsid_test.csv"))
     # a spread of intents, not the first few

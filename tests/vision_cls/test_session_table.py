@@ -7,7 +7,7 @@ from memreplay import Sessions
 from memreplay.core.reporting import Results
 from memreplay.vision_cls import session_table
 from memreplay.vision_cls.session_methods import CANDIDATES
-from memreplay.vision_cls.session_table import bootstrapped, check, kept, normalized, table
+from memreplay.vision_cls.session_table import bootstrapped, kept, normalized, table
 
 CLASSES = 16
 
@@ -79,8 +79,3 @@ def test_the_bootstrap_is_as_wide_as_the_binomial() -> None:
     (a, va), (b, vb) = moments(0.5), moments(0.3)
     assert (high - low) / 2 == pytest.approx(1.96 * (va + vb) ** 0.5, rel=0.1)
     assert low < a - b < high
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match=r"only is 'x'; expected one of a, b"):
-        check(["x"], {"a": 1, "b": 2})

@@ -45,6 +45,7 @@ from ...core.protocols.labels import rows_by_class
 from ...core.protocols.metrics import harmonic_mean
 from ...core.protocols.seeding import generator_at
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ...core.selection import ClassBalanced
 from ...core.stores import Store
 from ...core.stores.keeping import Reservoir
@@ -83,9 +84,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         ValueError: ``only`` names neither.
         FileNotFoundError: the data is not there.
     """
-    for name in only:
-        if name not in DATA:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(DATA)}")
+    check_asked(only, DATA)
     results = Results("vision_cls/adaptation", {"per_class": PER_CLASS, "steps": [0, *STEPS], "shots": list(SHOTS)})
     for name in only or DATA:
         train, test = _digits() if name == "digits" else _mini_imagenet(data)

@@ -19,6 +19,7 @@ from ...core.batch import Batch
 from ...core.few_shot import METHODS, candidates, choose, memory_bytes
 from ...core.protocols.episodes import Episodes, episode_accuracies
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..backbones import TorchvisionModel
 from ..data.archive import root_of
 from ..data.few_shot_stream import mini_imagenet_stream
@@ -45,9 +46,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         ValueError: ``only`` names no method.
         FileNotFoundError: the data is not there.
     """
-    for name in only:
-        if name not in METHODS:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(METHODS)}")
+    check_asked(only, METHODS)
     weights = root_of(data) / WEIGHTS
     if not weights.is_file():
         raise FileNotFoundError(f"there is no {weights}; expected the weights of the network there")

@@ -18,12 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..backbones import TorchvisionModel
 from ..data import mini_imagenet_stream
 from ..data.archive import root_of
 from ..features import default_cache, features_of
 from ..session_methods import CANDIDATES
-from ..session_table import check, normalized, table
+from ..session_table import normalized, table
 
 SEEDS = 3
 SIZE = 193
@@ -49,7 +50,7 @@ def reproduce(
         ValueError: ``only`` names no method.
         FileNotFoundError: the data is not there.
     """
-    check(only, CANDIDATES)
+    check_asked(only, CANDIDATES)
     stream = mini_imagenet_stream(data)
     model = backbone(root_of(data))
     train, test = (

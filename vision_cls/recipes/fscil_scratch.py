@@ -20,12 +20,13 @@ from torch import Tensor
 
 from ...core.precision import has_bf16
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..backbones import Classifier, Conv4, TorchvisionModel
 from ..crop_flip import CropFlip
 from ..data import ImageSet, mini_imagenet_stream
 from ..episodic import CosineTraining
 from ..features import features_of
-from ..session_table import check, normalized, table
+from ..session_table import normalized, table
 
 BATCH = 128
 METHODS = ("ncm", "teen", "knn", "lda", "ranpac balanced", "ours")
@@ -87,7 +88,7 @@ def reproduce(
         ValueError: ``only`` names no network.
         FileNotFoundError: the data is not there.
     """
-    check(only, NETWORKS)
+    check_asked(only, NETWORKS)
     stream = mini_imagenet_stream(data)
     base = stream.train.rows(stream.sessions[0].train)
     base = base.of_classes(base.classes[: len(stream.sessions[0].classes)])

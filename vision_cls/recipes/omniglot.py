@@ -31,6 +31,7 @@ from ...core.mixers import RandomAffine
 from ...core.protocols.episodes import Episodes, episode_accuracies
 from ...core.readout import NearestClassMean, Readout
 from ...core.reporting import Results
+from ...core.reporting.asked import check_asked
 from ..backbones import Conv4
 from ..data import ImageSet, Omniglot, omniglot, omniglot_runs, rotated
 from ..data.omniglot import Part
@@ -67,9 +68,7 @@ def reproduce(*, seeds: int | None = None, data: Path | None = None, out: Path, 
         FileNotFoundError: the data is not there.
     """
     cells = {method: [f"{method}-{name}" for name in SETS] for method in METHODS}
-    for name in only:
-        if name not in (known := [*cells, *(cell for of_method in cells.values() for cell in of_method)]):
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(known)}")
+    check_asked(only, [*cells, *(cell for of_method in cells.values() for cell in of_method)])
     runs, official = omniglot_runs(root=data, size=SIZE)
     novel = {name: _novel(name, data) for name in SETS}
     config = {"trainings": {name: repr(training) for name, training in TRAININGS.items()}, "views": repr(VIEWS)}

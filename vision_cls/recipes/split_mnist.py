@@ -35,6 +35,7 @@ from ...core.learning_rate import CosineRestarts, FinalDecay
 from ...core.mixers import EMA, RandomAffine, RandomElastic, Transform
 from ...core.protocols.sessions import Sessions
 from ...core.reporting import Results, code_digest
+from ...core.reporting.asked import check_asked
 from ...core.reporting.results import replacing
 from ...core.stores.keeping import DiverseReservoir, Reservoir
 from .. import methods
@@ -167,9 +168,7 @@ def reproduce(
         ValueError: ``only`` names no cell.
     """
     known = [setting.name for setting in TABLE] + [setting.row for setting in TABLE]
-    for name in only:
-        if name not in known:
-            raise ValueError(f"only is {name!r}; expected one of {', '.join(dict.fromkeys(known))}")
+    check_asked(only, known)
     chosen = [s for s in TABLE if not only or s.name in only or s.row in only]
     numbers = range(SEEDS if seeds is None else seeds)
     code = code_digest([_PACKAGE / "core", _PACKAGE / "vision_cls"], without=[_TABLE])

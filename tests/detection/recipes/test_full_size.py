@@ -92,7 +92,7 @@ def test_voc_with_published_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert rows["split-1, replay, 1 shot", "all AP50"].seeds == 2
     drawn = json.loads((tmp_path / "out" / "split-1" / "shots" / "1-1.json").read_text())
     assert {name: boxes[0][0] for name, boxes in drawn["boxes"].items()} == listed
-    with pytest.raises(ValueError, match="only is 'split-4'; expected some of split-1, split-2, base"):
+    with pytest.raises(ValueError, match="only is 'split-4'; expected one of split-1, split-2, base"):
         voc.reproduce(seeds=1, only=("split-4",), **options)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="expected a folder with VOC2007"):
         voc.reproduce(seeds=1, data=tmp_path / "out", out=tmp_path, only=())

@@ -18,7 +18,7 @@ def test_times(tmp_path: Path) -> None:
     assert rows["image step ms"].ours > rows["cached step ms"].ours > 0
     for options, expected in (
         ({"seeds": 0, "only": ()}, "seeds is 0"),
-        ({"seeds": 1, "only": ("huge",)}, "only is 'huge'; expected some of demo, voc-subset, full size, torchvision"),
+        ({"seeds": 1, "only": ("huge",)}, "only is 'huge'; expected one of demo, voc-subset, full size, torchvision"),
     ):
         with pytest.raises(ValueError, match=expected):
             step_cost.reproduce(data=None, out=tmp_path, **options)  # type: ignore[arg-type]

@@ -142,7 +142,7 @@ def test_mistakes(tmp_path: Path) -> None:
     for options, expected in (
         ({"seeds": 0, "data": tmp_path, "only": ()}, "seeds is 0"),
         ({"seeds": 1, "data": tmp_path, "only": ()}, "expected a folder with voc_subset/train.json"),
-        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected some of detectron2, base, curves"),
+        ({"seeds": 1, "data": None, "only": ("er",)}, "only is 'er'; expected one of detectron2, base, curves"),
     ):
         with pytest.raises(ValueError, match=expected):
             voc_subset.reproduce(out=tmp_path / "out", **options)  # type: ignore[arg-type]
