@@ -30,7 +30,7 @@ class PrototypeCalibration:
     Args:
         backbone: the classifier, of torchvision by name; see `FasterRCNN`.
         weights: a file with weights for it; null: those that torchvision publishes for it, which are downloaded. They
-            are saved with an adapter.
+            are saved with an adapter; a detector that has prototypes keeps its classifier, and none are read.
         share: of the detector's own score.
         min_size: images are resized for it so that their shorter side has this many pixels,
         max_size: unless their longer side had more than this.

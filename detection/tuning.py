@@ -71,9 +71,8 @@ class FineTuning:
             them and as a new class.
         lift: added to the scores of the classes learned, after the last step: what was seen a few times has low
             probabilities, and what is below the threshold of the detector (mostly 0.05) is never found.
-        calibration: corrects the scores of the classes learned by how much a find looks like their shots, to a
-            classifier that looks at every image beside the detector. A detector that has prototypes keeps them and
-            their classifier, so that no weights are read then; null: none are added.
+        calibration: corrects the scores of the classes learned by how much a find looks like their shots to a
+            classifier; null: those learned now are not corrected.
         unmarked: background of the shots' images that the detector takes for an old class with a probability above this
             is not learned from; null: it is. For the methods that replay regions with their boxes, from regions.
         cached: learn from regions that are extracted once, instead of images; backbone and proposals are frozen then.
